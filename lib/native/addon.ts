@@ -1,0 +1,263 @@
+/** The typed interface of the native addon. One call does a step worth at least a millisecond, off this thread. */
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { BlockSpec } from '../architecture/spec.js'
+import { SlimError } from '../errors.js'
+
+export type FloatDType = 'F32' | 'F16' | 'BF16'
+/** Q8_0, Q4_0 and Q4_1 are GGUF's blocks of 32; `convertTensor` turns them into floats. */
+export type DType = FloatDType | 'I32' | 'U8' | 'Q8_0' | 'Q4_0' | 'Q4_1'
+
+/** A running native step. */
+export interface NativeJob<T> {
+  readonly promise: Promise<T>
+  /** The promise rejects with SLIM_ABORTED soon; nothing that the step would have made is visible. */
+  cancel(): void
+}
+
+/** A dense row-major tensor in native memory: its own, or a view of a mapped file. */
+export interface NativeTensor {
+  readonly dtype: DType
+  readonly shape: number[]
+  readonly byteLength: number
+  /** A copy as float32. */
+  toFloat32Array(): Float32Array
+  /** A copy of the raw bytes. */
+  toBytes(): Uint8Array
+  dispose(): void
+}
+
+/** A file mapped read-only. Its tensors keep the mapping alive. */
+export interface NativeMappedFile {
+  readonly byteLength: number
+  /** Throws SLIM_FILE_TRUNCATED when the bytes are not all there. */
+  tensor(dtype: DType, shape: readonly number[], byteOffset: number): NativeTensor
+  dispose(): void
+}
+
+/** H = (2/N) Σ XᵀX over N calibration sequences, and every `keepEvery`-th row of X for the KL of SBA. */
+export interface NativeHessian {
+  readonly size: number
+  readonly sequences: number
+  /** Adds x [tokens, size] float32, `sequences` sequences. */
+  add(x: NativeTensor, sequences: number, threads: number): NativeJob<void>
+  /** H as float32 [size, size]. */
+  matrix(): NativeTensor
+  /** The kept rows, float32 [kept, size]. */
+  samples(): NativeTensor
+  dispose(): void
+}
+
+/** A quantized matrix in the canonical layout of docs/format.md. */
+export interface NativePackedMatrix {
+  readonly rows: number
+  readonly cols: number
+  readonly groupSize: number
+  /** Bytes of all four parts. */
+  readonly storedBytes: number
+  qweight(): NativeTensor
+  groupBits(): NativeTensor
+  scales(): NativeTensor
+  qzeros(): NativeTensor
+  /** Float32 [rows, cols]. */
+  dequantize(threads: number): NativeJob<NativeTensor>
+  /** y [tokens, rows] = x [tokens, cols] · Wᵀ, float32. */
+  matmul(x: NativeTensor, threads: number): NativeJob<NativeTensor>
+  dispose(): void
+}
+
+export interface QuantizeLinearOptions {
+  bits: number
+  groupSize: number
+  /** All groups at `bits`; or SBA (METHODS: salience-determined bit allocation); or the bits of every group. */
+  allocation: 'uniform' | 'sba' | Uint8Array
+  quantizer: 'minmax' | 'sqc'
+  compensation: 'none' | 'gptq'
+}
+
+export interface QuantizedLinear {
+  packed: NativePackedMatrix
+  groupBits: Uint8Array
+  /** ‖(W−Q)X‖ / ‖WX‖ over the calibration inputs (Frobenius, through H). */
+  relativeError: number
+  /** Share of the mean diagonal that was added to H before it could be factored (0.01 unless it had to grow); 0 for 'none'. */
+  damping: number
+  /** KL of every SBA candidate, i = 1 …, or null. */
+  kl: Float64Array | null
+  /** Salience of every group, or null. */
+  salience: Float64Array | null
+  seconds: { factor: number; allocation: number; quantizer: number; compensation: number }
+}
+
+export type LinearRole = 'q' | 'k' | 'v' | 'qkv' | 'o' | 'gate' | 'up' | 'gateUp' | 'down'
+export type NormRole = 'input' | 'postAttention' | 'preMlp' | 'postMlp' | 'q' | 'k'
+/** The four distinct inputs of a block's linear layers. */
+export type TapName = 'qkv' | 'o' | 'gateUp' | 'down'
+
+export interface BlockWeights {
+  linears: Partial<Record<LinearRole, { weight: NativeTensor | NativePackedMatrix; bias?: NativeTensor }>>
+  norms: Partial<Record<NormRole, { weight: NativeTensor; bias?: NativeTensor }>>
+}
+
+/** One decoder block: spec and weights. The weights are shared, not copied. */
+export interface NativeDecoderBlock {
+  /**
+   * Runs the block on states [tokens, hidden] float32: whole sequences of `sequenceLength` tokens, one after the
+   * other. With `taps`, the inputs of the linear layers are added to the Hessians, and states are left as they are
+   * (the last product is not computed); without, states are replaced by the block's output.
+   */
+  forward(
+    states: NativeTensor,
+    options: { sequenceLength: number; taps?: Partial<Record<TapName, NativeHessian>> },
+    threads: number,
+  ): NativeJob<void>
+  dispose(): void
+}
+
+export interface ModelParts {
+  embedding: NativeTensor | NativePackedMatrix
+  /** Learned positions (OPT) [positions + offset, hidden]. */
+  positions?: { weight: NativeTensor; offset: number }
+  /** Factor on the embeddings (Gemma: √hidden rounded to the weights' dtype; 1 otherwise). */
+  embeddingScale: number
+  blocks: NativeDecoderBlock[]
+  finalNorm?: { weight: NativeTensor; bias?: NativeTensor }
+  head: NativeTensor | NativePackedMatrix
+  /** cap · tanh(logits / cap); 0: none. */
+  logitSoftcap: number
+}
+
+/** Keys and values of one sequence, float32, for generation. */
+export interface NativeKvCache {
+  readonly length: number
+  readonly capacity: number
+  dispose(): void
+}
+
+export interface NativeDecoderModel {
+  /** States [ids.length, hidden] float32 of whole sequences of `sequenceLength` tokens. */
+  embed(ids: Int32Array, sequenceLength: number, spillDirectory: string | null): NativeTensor
+  /** Logits [ids.length, vocab] of one sequence. */
+  logits(ids: Int32Array, threads: number): NativeJob<Float32Array>
+  /** Negative log-likelihood of ids[t + 1] after ids[0 … t], natural log: ids.length − 1 values, float32. */
+  tokenNll(ids: Int32Array, threads: number): NativeJob<Float32Array>
+  /**
+   * As tokenNll for both models, with KL(reference ‖ this) and whether the likeliest token agrees, for every position
+   * but the last.
+   */
+  compare(
+    reference: NativeDecoderModel,
+    ids: Int32Array,
+    threads: number,
+  ): NativeJob<{ nll: Float32Array; referenceNll: Float32Array; kl: Float32Array; agrees: Uint8Array }>
+  cache(capacity: number): NativeKvCache
+  /** Appends ids to the cached sequence; the logits [vocab] after the last of them. */
+  step(cache: NativeKvCache, ids: Int32Array, threads: number): NativeJob<Float32Array>
+  dispose(): void
+}
+
+export interface NativeAddon {
+  MappedFile: new (path: string) => NativeMappedFile
+  /** A copy of a typed array's bytes as a tensor. */
+  tensorFrom(array: NodeJS.TypedArray, dtype: DType, shape: readonly number[]): NativeTensor
+  /** Zero-filled; with a spill directory backed by an unlinked file there, so that it may exceed memory. */
+  allocateTensor(dtype: DType, shape: readonly number[], spillDirectory?: string | null): NativeTensor
+  convertTensor(tensor: NativeTensor, dtype: FloatDType, threads: number): NativeJob<NativeTensor>
+  /** llama.cpp's interleaved-rotary row order of q and k back to Hugging Face's halves. */
+  unpermuteRotaryRows(tensor: NativeTensor, heads: number): NativeTensor
+  /** Index of the first NaN or infinity, −1 if all are finite. */
+  findNonFinite(tensor: NativeTensor, threads: number): NativeJob<number>
+
+  /** "avx512", "avx2" or "portable". */
+  instructionSet(): string
+  /** c [m, n] float32 = a [m, k] · b [n, k]ᵀ; b in any float dtype. */
+  matmul(a: NativeTensor, b: NativeTensor, threads: number): NativeJob<NativeTensor>
+
+  Hessian: new (size: number, keepEvery: number) => NativeHessian
+  PackedMatrix: new (parts: {
+    rows: number
+    cols: number
+    groupSize: number
+    qweight: NativeTensor
+    groupBits: NativeTensor
+    scales: NativeTensor
+    qzeros: NativeTensor
+  }) => NativePackedMatrix
+
+  quantizeLinear(
+    weight: NativeTensor,
+    hessian: NativeHessian,
+    options: QuantizeLinearOptions,
+    threads: number,
+  ): NativeJob<QuantizedLinear>
+  groupSalience(
+    weight: NativeTensor,
+    hessian: NativeTensor,
+    groupSize: number,
+    threads: number,
+  ): NativeJob<Float64Array>
+  allocateBits(
+    weight: NativeTensor,
+    samples: NativeTensor,
+    salience: Float64Array,
+    options: { bits: number; groupSize: number; sequences: number },
+    threads: number,
+  ): NativeJob<{ groupBits: Uint8Array; kl: Float64Array }>
+  fitGroups(
+    weight: NativeTensor,
+    groupBits: Uint8Array,
+    options: { groupSize: number; quantizer: 'minmax' | 'sqc'; hessian?: NativeTensor },
+    threads: number,
+  ): NativeJob<NativePackedMatrix>
+  gptq(
+    weight: NativeTensor,
+    hessian: NativeTensor,
+    groupBits: Uint8Array,
+    options: { groupSize: number; quantizer: 'minmax' | 'sqc' },
+    threads: number,
+  ): NativeJob<NativePackedMatrix>
+
+  DecoderBlock: new (spec: BlockSpec, weights: BlockWeights) => NativeDecoderBlock
+  DecoderModel: new (parts: ModelParts) => NativeDecoderModel
+}
+
+/** The package's folder: the nearest one above this file with a package.json. */
+export function packageRoot(): string {
+  let directory = path.dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(path.join(directory, 'package.json'))) directory = path.dirname(directory)
+  return directory
+}
+
+let loaded: NativeAddon | undefined
+
+/** Loads the one addon of this platform: build/Release first, then prebuilds/. */
+export function addon(): NativeAddon {
+  if (loaded) return loaded
+  const require = createRequire(import.meta.url)
+  const root = packageRoot()
+  try {
+    loaded = require('node-gyp-build')(root) as NativeAddon
+    return loaded
+  } catch (cause) {
+    throw new SlimError('SLIM_NO_ADDON', `No native addon for ${process.platform}-${process.arch} in ${root}`, {
+      cause,
+      remedy: 'Build it with `npm run build:native` (needs a C++20 compiler), or install on a platform with a prebuild',
+    })
+  }
+}
+
+/** Awaits a native step; an aborted signal cancels it. Errors come out as SlimError. */
+export async function run<T>(job: NativeJob<T>, signal?: AbortSignal): Promise<T> {
+  const cancel = () => job.cancel()
+  if (signal?.aborted) cancel()
+  signal?.addEventListener('abort', cancel, { once: true })
+  try {
+    return await job.promise
+  } catch (error) {
+    throw SlimError.from(error)
+  } finally {
+    signal?.removeEventListener('abort', cancel)
+  }
+}

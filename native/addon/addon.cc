@@ -1,0 +1,28 @@
+// The addon's exports, one register function a file; lib/native/addon.ts states their types.
+#include <napi.h>
+
+#include "addon/tensor_object.h"
+
+namespace slim::addon {
+
+void registerGemm(Napi::Env env, Napi::Object exports);     // gemm_functions.cc
+void registerHessian(Napi::Env env, Napi::Object exports);  // hessian_object.cc
+void registerPacked(Napi::Env env, Napi::Object exports);   // packed_object.cc
+void registerQuant(Napi::Env env, Napi::Object exports);    // quant_functions.cc
+void registerDecoder(Napi::Env env, Napi::Object exports);  // decoder_object.cc
+
+static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new AddonData());
+  TensorObject::registerAll(env, exports);
+  registerGemm(env, exports);
+  registerHessian(env, exports);
+  registerPacked(env, exports);
+  registerQuant(env, exports);
+  registerDecoder(env, exports);
+  return exports;
+}
+
+}  // namespace slim::addon
+
+static Napi::Object initSlim(Napi::Env env, Napi::Object exports) { return slim::addon::init(env, exports); }
+NODE_API_MODULE(slim, initSlim)

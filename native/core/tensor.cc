@@ -1,0 +1,195 @@
+#include "core/tensor.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+
+#include "core/half.h"
+
+namespace slim {
+namespace {
+
+struct DTypeInfo {
+  DType dtype;
+  std::string_view name;
+  size_t blockElements, blockBytes;
+};
+
+constexpr DTypeInfo kDTypes[] = {
+    {DType::F32, "F32", 1, 4},    {DType::F16, "F16", 1, 2},    {DType::BF16, "BF16", 1, 2},
+    {DType::I32, "I32", 1, 4},    {DType::U8, "U8", 1, 1},      {DType::Q8_0, "Q8_0", 32, 34},
+    {DType::Q4_0, "Q4_0", 32, 18}, {DType::Q4_1, "Q4_1", 32, 20},
+};
+
+const DTypeInfo& info(DType dtype) { return kDTypes[size_t(dtype)]; }
+
+float loadHalf(const uint8_t* p) {
+  uint16_t h;
+  std::memcpy(&h, p, 2);
+  return halfToFloat(h);
+}
+
+// One GGUF block of 32 elements: half scale (and minimum), then codes; 4-bit codes hold i and i + 16 in one byte.
+void readBlock(DType dtype, const uint8_t* block, float* out) {
+  const float scale = loadHalf(block);
+  if (dtype == DType::Q8_0) {
+    for (int i = 0; i < 32; ++i) out[i] = float(int8_t(block[2 + i])) * scale;
+    return;
+  }
+  const bool hasMinimum = dtype == DType::Q4_1;
+  const float minimum = hasMinimum ? loadHalf(block + 2) : -8.0f * scale;
+  const uint8_t* codes = block + (hasMinimum ? 4 : 2);
+  for (int i = 0; i < 16; ++i) {
+    out[i] = float(codes[i] & 15) * scale + minimum;
+    out[i + 16] = float(codes[i] >> 4) * scale + minimum;
+  }
+}
+
+}  // namespace
+
+std::string_view dtypeName(DType dtype) { return info(dtype).name; }
+
+std::optional<DType> dtypeFromName(std::string_view name) {
+  for (const auto& d : kDTypes)
+    if (d.name == name) return d.dtype;
+  return std::nullopt;
+}
+
+size_t dtypeBytes(DType dtype, size_t elements) {
+  return elements / info(dtype).blockElements * info(dtype).blockBytes;
+}
+
+size_t Tensor::rows() const {
+  size_t rows = 1;
+  for (size_t i = 0; i + 1 < shape_.size(); ++i) rows *= shape_[i];
+  return rows;
+}
+
+std::shared_ptr<Tensor> Tensor::view(DType dtype, std::vector<size_t> shape, void* data, std::shared_ptr<void> owner) {
+  auto tensor = std::make_shared<Tensor>();
+  tensor->dtype_ = dtype;
+  tensor->shape_ = std::move(shape);
+  tensor->data_ = static_cast<uint8_t*>(data);
+  tensor->owner_ = std::move(owner);
+  return tensor;
+}
+
+Status Tensor::allocate(DType dtype, std::vector<size_t> shape, TensorPtr& out, const std::string& spillDirectory) {
+  size_t elements = 1;
+  for (size_t d : shape) elements *= d;
+  const size_t bytes = std::max<size_t>(dtypeBytes(dtype, elements), 1);
+  int fd = -1;
+  if (!spillDirectory.empty()) {
+    fd = ::open(spillDirectory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    // posix_fallocate reserves the blocks now: a full disk is an error here, not a SIGBUS later.
+    const int failure = fd < 0 ? errno : posix_fallocate(fd, 0, off_t(bytes));
+    if (failure != 0) {
+      if (fd >= 0) close(fd);
+      return Status::error(failure == ENOSPC ? "SLIM_NO_SPACE" : "SLIM_FILE_UNWRITABLE",
+                           "Cannot reserve " + std::to_string(bytes) + " bytes in " + spillDirectory + ": " +
+                               std::strerror(failure));
+    }
+  }
+  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
+  if (fd >= 0) close(fd);
+  if (address == MAP_FAILED)
+    return Status::error("SLIM_OUT_OF_MEMORY", "Cannot allocate a tensor of " + std::to_string(bytes) + " bytes");
+  std::shared_ptr<void> owner(address, [bytes](void* p) { munmap(p, bytes); });
+  out = view(dtype, std::move(shape), address, std::move(owner));
+  return Status::success();
+}
+
+void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float* out) {
+  switch (dtype) {
+    case DType::F32:
+      std::memcpy(out, row + start * 4, count * 4);
+      return;
+    case DType::F16:
+      for (size_t i = 0; i < count; ++i) out[i] = loadHalf(row + (start + i) * 2);
+      return;
+    case DType::BF16:
+      for (size_t i = 0; i < count; ++i) {
+        uint16_t b;
+        std::memcpy(&b, row + (start + i) * 2, 2);
+        out[i] = bfloatToFloat(b);
+      }
+      return;
+    case DType::I32:
+      for (size_t i = 0; i < count; ++i) out[i] = float(reinterpret_cast<const int32_t*>(row)[start + i]);
+      return;
+    case DType::U8:
+      for (size_t i = 0; i < count; ++i) out[i] = row[start + i];
+      return;
+    case DType::Q8_0:
+    case DType::Q4_0:
+    case DType::Q4_1:
+      for (size_t i = 0; i < count; i += 32) {
+        float block[32];
+        readBlock(dtype, row + dtypeBytes(dtype, start + i), block);
+        std::memcpy(out + i, block, std::min<size_t>(32, count - i) * 4);
+      }
+      return;
+  }
+}
+
+Status convert(const Tensor& source, DType dtype, ThreadPool& pool, TensorPtr& out) {
+  if (!isFloat(dtype)) return Status::invalidArgument("dtype", "F32, F16 or BF16", std::string(dtypeName(dtype)));
+  TensorPtr result;
+  SLIM_RETURN_IF_ERROR(Tensor::allocate(dtype, source.shape(), result));
+  const size_t cols = source.cols();
+  pool.parallelFor(source.rows(), [&](size_t r, int) {
+    if (dtype == DType::F32) return readRow(source.dtype(), source.row(r), 0, cols, result->as<float>() + r * cols);
+    constexpr size_t kChunk = 1024;
+    float values[kChunk];
+    for (size_t start = 0; start < cols; start += kChunk) {
+      const size_t n = std::min(kChunk, cols - start);
+      readRow(source.dtype(), source.row(r), start, n, values);
+      uint16_t* to = result->as<uint16_t>() + r * cols + start;
+      for (size_t i = 0; i < n; ++i) to[i] = dtype == DType::F16 ? floatToHalf(values[i]) : floatToBfloat(values[i]);
+    }
+  });
+  out = std::move(result);
+  return Status::success();
+}
+
+size_t findNonFinite(const Tensor& tensor, ThreadPool& pool) {
+  const size_t cols = tensor.cols();
+  std::atomic<size_t> first{tensor.elements()};
+  pool.parallelFor(tensor.rows(), [&](size_t r, int) {
+    constexpr size_t kChunk = 1024;
+    float values[kChunk];
+    for (size_t start = 0; start < cols; start += kChunk) {
+      const size_t n = std::min(kChunk, cols - start);
+      readRow(tensor.dtype(), tensor.row(r), start, n, values);
+      for (size_t i = 0; i < n; ++i) {
+        if (std::isfinite(values[i])) continue;
+        const size_t index = r * cols + start + i;
+        for (size_t seen = first.load(); index < seen && !first.compare_exchange_weak(seen, index);) {
+        }
+        return;
+      }
+    }
+  });
+  return first.load();
+}
+
+Status unpermuteRotaryRows(const Tensor& source, size_t heads, TensorPtr& out) {
+  const size_t rows = source.rows(), rowBytes = dtypeBytes(source.dtype(), source.cols());
+  if (heads == 0 || rows % (2 * heads) != 0)
+    return Status::invalidArgument("heads", "a divisor of half the " + std::to_string(rows) + " rows",
+                                   std::to_string(heads));
+  SLIM_RETURN_IF_ERROR(Tensor::allocate(source.dtype(), source.shape(), out));
+  const size_t half = rows / heads / 2;
+  for (size_t h = 0; h < heads; ++h)
+    for (size_t i = 0; i < half; ++i)
+      for (size_t j = 0; j < 2; ++j)
+        std::memcpy(out->data() + ((h * 2 + j) * half + i) * rowBytes, source.row((h * half + i) * 2 + j), rowBytes);
+  return Status::success();
+}
+
+}  // namespace slim

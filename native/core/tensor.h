@@ -1,0 +1,68 @@
+// A dense row-major tensor: a dtype, a shape, and bytes that it owns, or views in a mapped file.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/status.h"
+#include "core/thread_pool.h"
+
+namespace slim {
+
+/// Q8_0, Q4_0 and Q4_1 are GGUF's blocks of 32 elements along a row; convert() turns them into floats.
+enum class DType { F32, F16, BF16, I32, U8, Q8_0, Q4_0, Q4_1 };
+
+std::string_view dtypeName(DType dtype);
+std::optional<DType> dtypeFromName(std::string_view name);
+/// Bytes of a run of `elements` (a multiple of 32 for the Q types).
+size_t dtypeBytes(DType dtype, size_t elements);
+inline bool isFloat(DType d) { return d == DType::F32 || d == DType::F16 || d == DType::BF16; }
+
+class Tensor {
+ public:
+  /// Zero-filled. With a spill directory, backed by an unlinked file there: the kernel may page it out.
+  static Status allocate(DType dtype, std::vector<size_t> shape, std::shared_ptr<Tensor>& out,
+                         const std::string& spillDirectory = "");
+  /// A view of bytes that `owner` keeps alive.
+  static std::shared_ptr<Tensor> view(DType dtype, std::vector<size_t> shape, void* data, std::shared_ptr<void> owner);
+
+  DType dtype() const { return dtype_; }
+  const std::vector<size_t>& shape() const { return shape_; }
+  /// Product of all dimensions but the last (1 for a scalar or vector), and the last dimension.
+  size_t rows() const;
+  size_t cols() const { return shape_.empty() ? 1 : shape_.back(); }
+  size_t elements() const { return rows() * cols(); }
+  size_t bytes() const { return dtypeBytes(dtype_, elements()); }
+  uint8_t* data() const { return data_; }
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
+  const uint8_t* row(size_t r) const { return data_ + r * dtypeBytes(dtype_, cols()); }
+
+ private:
+  DType dtype_ = DType::F32;
+  std::vector<size_t> shape_;
+  uint8_t* data_ = nullptr;
+  std::shared_ptr<void> owner_;
+};
+
+using TensorPtr = std::shared_ptr<Tensor>;
+
+/// Elements [start, start + count) of a row stored as `dtype` at `row`, as float32 (start a multiple of 32 for Q types).
+void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float* out);
+
+/// The same values in another float dtype (round to nearest even). `dtype` must be F32, F16 or BF16.
+Status convert(const Tensor& source, DType dtype, ThreadPool& pool, TensorPtr& out);
+
+/// Index of the first NaN or infinity, or `elements()` when all are finite. Float and Q dtypes.
+size_t findNonFinite(const Tensor& tensor, ThreadPool& pool);
+
+/// Undoes llama.cpp's interleaved-rotary row order of q and k: [heads, half, 2, cols] → [heads, 2, half, cols].
+Status unpermuteRotaryRows(const Tensor& source, size_t heads, TensorPtr& out);
+
+}  // namespace slim

@@ -1,0 +1,54 @@
+// Dense float32 matrix products: one blocked micro-kernel, many packers (one per source format).
+#pragma once
+#include <cstddef>
+
+#include "core/tensor.h"
+#include "core/thread_pool.h"
+
+namespace slim {
+
+/// Rows that are decoded on the fly, e.g. a packed matrix.
+class RowReader {
+ public:
+  virtual ~RowReader() = default;
+  /// Elements [start, start + count) of a row as float32.
+  virtual void read(size_t row, size_t start, size_t count, float* out) const = 0;
+};
+
+/// A logical matrix [rows, k], read as float32.
+struct Operand {
+  enum class Layout { RowMajor, ColumnMajor, Reader } layout = Layout::RowMajor;
+  DType dtype = DType::F32;       // RowMajor only
+  const void* data = nullptr;     // element (r, k): RowMajor data[r * stride + k], ColumnMajor data[k * stride + r]
+  size_t stride = 0;              // in elements
+  const RowReader* reader = nullptr;
+
+  static Operand rowMajor(const float* data, size_t stride) {
+    return {Layout::RowMajor, DType::F32, data, stride, nullptr};
+  }
+  static Operand columnMajor(const float* data, size_t stride) {
+    return {Layout::ColumnMajor, DType::F32, data, stride, nullptr};
+  }
+  static Operand tensor(const Tensor& t) { return {Layout::RowMajor, t.dtype(), t.data(), t.cols(), nullptr}; }
+  static Operand rows(const RowReader& r) { return {Layout::Reader, DType::F32, nullptr, 0, &r}; }
+};
+
+struct GemmOptions {
+  float alpha = 1.0f;
+  bool accumulate = false;  // C += alpha·A·Bᵀ instead of C = alpha·A·Bᵀ
+  bool upperOnly = false;   // only tiles that touch j ≥ i are written (C square): for symmetric products
+};
+
+/// C[m, n] = alpha · A[m, k] · B[n, k]ᵀ (+ C). C is row-major float32 with row stride ldc ≥ n and does not overlap
+/// A or B. Float32 accumulation; the bits of C depend on the shape and the instruction set, never on the threads.
+void gemm(ThreadPool& pool, size_t m, size_t n, size_t k, const Operand& a, const Operand& b, float* c, size_t ldc,
+          const GemmOptions& options = {});
+
+/// The same product by plain loops in float64: the oracle of tests.
+void gemmReference(size_t m, size_t n, size_t k, const Operand& a, const Operand& b, float* c, size_t ldc,
+                   const GemmOptions& options = {});
+
+/// Name of the instruction set that gemm uses on this machine: "avx512", "avx2" or "portable".
+const char* gemmInstructionSet();
+
+}  // namespace slim

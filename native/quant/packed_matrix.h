@@ -1,0 +1,52 @@
+// A linear layer's weight in groups of mixed bit widths, in the canonical layout of docs/format.md.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/tensor.h"
+#include "cpu/gemm.h"
+
+namespace slim {
+
+/// What a quantizer decides: everything of a packed matrix before packing.
+struct GroupCodes {
+  size_t rows = 0, cols = 0, groupSize = 0;
+  std::vector<uint8_t> groupBits;  // [groups], 1 … 8
+  std::vector<uint8_t> codes;      // [rows, cols]; of 1-bit groups 1 for +, 0 for −
+  std::vector<uint16_t> scales;    // [groups, rows] float16
+  std::vector<uint8_t> zeros;      // [groups, rows] integer zero points, 0 … 2^bits − 1 (unused by 1-bit groups)
+  std::vector<uint16_t> means;     // [groups, rows] float16, of 1-bit groups alone
+
+  size_t groups() const { return groupBits.size(); }
+};
+
+/// Canonical layout. The groups lie one after the other in qweight; a group's rows lie one after the other; a row's
+/// codes are a little-endian bit string (code j in bits [j·b, (j+1)·b)), padded to a whole byte. qzeros: group after
+/// group; for b ≥ 2 the rows' zero points as such a bit string (b bits each), padded to a byte; for b = 1 the rows'
+/// means as float16. weight = scale · (code − zero), 1 bit: mean + scale · (code ? 1 : −1).
+class PackedMatrix final : public RowReader {
+ public:
+  static Status pack(const GroupCodes& codes, std::shared_ptr<PackedMatrix>& out);
+  /// Takes parts read from a file; they are checked against each other.
+  static Status fromParts(size_t rows, size_t cols, size_t groupSize, TensorPtr qweight, TensorPtr groupBits,
+                          TensorPtr scales, TensorPtr qzeros, std::shared_ptr<PackedMatrix>& out);
+
+  size_t rows() const { return rows_; }
+  size_t cols() const { return cols_; }
+  size_t groupSize() const { return groupSize_; }
+  const TensorPtr& qweight() const { return qweight_; }      // U8 [bytes]
+  const TensorPtr& groupBits() const { return groupBits_; }  // U8 [groups]
+  const TensorPtr& scales() const { return scales_; }        // F16 [groups, rows]
+  const TensorPtr& qzeros() const { return qzeros_; }        // U8 [bytes]
+  size_t storedBytes() const;
+
+  void read(size_t row, size_t start, size_t count, float* out) const override;
+
+ private:
+  size_t rows_ = 0, cols_ = 0, groupSize_ = 0;
+  TensorPtr qweight_, groupBits_, scales_, qzeros_;
+  std::vector<size_t> codeOffset_, zeroOffset_;  // [groups + 1] byte offsets
+};
+
+}  // namespace slim
