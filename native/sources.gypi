@@ -13,7 +13,13 @@
       "native/core/mapped_file.cc",
       "native/core/tensor.cc",
       "native/core/thread_pool.cc",
-      "native/cpu/gemm.cc"
+      "native/cpu/conversions.cc",
+      "native/cpu/features.cc",
+      "native/cpu/gemm.cc",
+      "native/cpu/gemm_avx2.cc",
+      "native/cpu/gemm_avx512.cc",
+      "native/cpu/gemm_portable.cc",
+      "native/cpu/gemm_reference.cc"
     ]
   }
 }

@@ -158,6 +158,32 @@ export interface NativeDecoderModel {
   dispose(): void
 }
 
+export type InstructionSet = 'portable' | 'avx2' | 'avx512'
+
+/** C [m, n] = alpha · A [m, k] · B [n, k]ᵀ (+ C). Tensors may be larger than m, n, k: their rows are strided then. */
+export interface GemmCase {
+  m: number
+  n: number
+  k: number
+  a: GemmOperand
+  b: GemmOperand
+  alpha?: number
+  accumulate?: boolean
+  /** Only tiles that touch j ≥ i are written. */
+  upperOnly?: boolean
+  /** Plain loops in float64. */
+  reference?: boolean
+  repeats?: number
+  /** This many equal products, one below the other in c, each started inside a loop of the same thread pool. */
+  batch?: number
+}
+
+export interface GemmOperand {
+  tensor: NativeTensor
+  /** As stored; or decoded row by row on the fly; or the tensor's columns are the operand's rows (F32). */
+  layout: 'rows' | 'reader' | 'columns'
+}
+
 export interface NativeAddon {
   MappedFile: new (path: string) => NativeMappedFile
   /** A copy of a typed array's bytes as a tensor. */
@@ -170,10 +196,16 @@ export interface NativeAddon {
   /** Index of the first NaN or infinity, −1 if all are finite. */
   findNonFinite(tensor: NativeTensor, threads: number): NativeJob<number>
 
-  /** "avx512", "avx2" or "portable". */
-  instructionSet(): string
+  /** The instruction set that kernels use. */
+  instructionSet(): InstructionSet
+  /** Those that this processor supports, weakest first. */
+  instructionSets(): InstructionSet[]
+  /** Internal to tests and benchmarks: kernels that start from now on, in the whole process, use this set. */
+  setInstructionSet(name: InstructionSet): void
   /** c [m, n] float32 = a [m, k] · b [n, k]ᵀ; b in any float dtype. */
   matmul(a: NativeTensor, b: NativeTensor, threads: number): NativeJob<NativeTensor>
+  /** Internal to tests and benchmarks: the product with all its options, into c; the seconds of each repeat. */
+  gemmCase(c: NativeTensor, options: GemmCase, threads: number): NativeJob<Float64Array>
 
   Hessian: new (size: number, keepEvery: number) => NativeHessian
   PackedMatrix: new (parts: {
@@ -241,10 +273,15 @@ export function addon(): NativeAddon {
     loaded = require('node-gyp-build')(root) as NativeAddon
     return loaded
   } catch (cause) {
-    throw new SlimError('SLIM_NO_ADDON', `No native addon for ${process.platform}-${process.arch} in ${root}`, {
-      cause,
-      remedy: 'Build it with `npm run build:native` (needs a C++20 compiler), or install on a platform with a prebuild',
-    })
+    throw new SlimError(
+      'SLIM_NO_ADDON',
+      `No native addon for ${process.platform}-${process.arch} in ${root}`,
+      {
+        cause,
+        remedy:
+          'Build it with `npm run build:native` (needs a C++20 compiler), or install on a platform with a prebuild',
+      },
+    )
   }
 }
 
