@@ -29,7 +29,7 @@ const u64 = (v: number | bigint) => {
   b.writeBigUInt64LE(BigInt(v))
   return b
 }
-export const ggufString = (s: string) => Buffer.concat([u64(Buffer.byteLength(s)), Buffer.from(s)])
+const ggufString = (s: string) => Buffer.concat([u64(Buffer.byteLength(s)), Buffer.from(s)])
 
 function value([kind, v]: MetadataInput): Buffer {
   switch (kind) {
