@@ -16,22 +16,22 @@ import { SlimError, type SlimErrorCode } from './errors.js'
 /** One read of a stream: large enough that the system call does not count, small against a tensor. */
 const CHUNK_BYTES = 8 * 2 ** 20
 
-/** A node:fs error as SlimError; errors without a code of their own become `fallback`. Anything else is unchanged. */
-function fileError(error: unknown, file: string, fallback: SlimErrorCode): unknown {
-  const converted = SlimError.from(error, { file })
-  const { code, message } = error as NodeJS.ErrnoException
-  if (converted instanceof SlimError) {
-    // Permission denied while writing is about writing.
-    if (code !== 'EACCES' || fallback === 'SLIM_FILE_UNREADABLE') return converted
-  } else if (!(error instanceof Error) || (error as NodeJS.ErrnoException).syscall === undefined) return error
-  return new SlimError(fallback, message, { file, cause: error })
+/** A node:fs error as a SlimError that says what was done to which file. Anything else is unchanged. */
+function fileError(error: unknown, file: string, doing: 'read' | 'write'): unknown {
+  const { syscall, message } = error as NodeJS.ErrnoException
+  if (error instanceof SlimError || syscall === undefined) return SlimError.from(error, { file })
+  const known = SlimError.from(error)
+  const failed = doing === 'read' ? 'SLIM_FILE_UNREADABLE' : 'SLIM_FILE_UNWRITABLE'
+  const named = known instanceof SlimError && known.code !== 'SLIM_FILE_UNREADABLE' ? known.code : failed
+  const remedy = named === 'SLIM_NO_SPACE' ? 'Free some space, or write to another disk' : undefined
+  return new SlimError(named, `Cannot ${doing} ${file}: ${message}`, { file, remedy, cause: error })
 }
 
 async function reading<T>(file: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action()
   } catch (error) {
-    throw fileError(error, file, 'SLIM_FILE_UNREADABLE')
+    throw fileError(error, file, 'read')
   }
 }
 
@@ -39,7 +39,7 @@ async function writing<T>(file: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action()
   } catch (error) {
-    throw fileError(error, file, 'SLIM_FILE_UNWRITABLE')
+    throw fileError(error, file, 'write')
   }
 }
 
@@ -78,7 +78,7 @@ export async function kindOf(file: string): Promise<'file' | 'directory' | null>
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (code === 'ENOENT' || code === 'ENOTDIR') return null
-    throw fileError(error, file, 'SLIM_FILE_UNREADABLE')
+    throw fileError(error, file, 'read')
   }
 }
 

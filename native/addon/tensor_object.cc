@@ -40,7 +40,8 @@ class MappedFileObject : public Napi::ObjectWrap<MappedFileObject> {
     for (size_t d : shape)
       if (__builtin_mul_overflow(elements, d, &elements)) throwInvalid(env, "shape", "a shape that fits memory", info[1]);
     const size_t cols = shape.empty() ? 1 : shape.back();
-    if (dtypeBytes(*dtype, 32) * (cols / 32) != dtypeBytes(*dtype, cols))
+    const bool isBlock = dtypeBytes(*dtype, 1) == 0;
+    if (isBlock && cols % 32 != 0)
       throwInvalid(env, "shape", "a last dimension that is a multiple of 32 for " + asString(info[0], "dtype"), info[1]);
     const size_t bytes = dtypeBytes(*dtype, elements);
     if (elements > (size_t(1) << 60) || offset > file_->size() || bytes > file_->size() - offset)

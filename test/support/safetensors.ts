@@ -1,5 +1,5 @@
-/** The smallest reader of safetensors, for fixtures. */
-import { readFileSync } from 'node:fs'
+/** The smallest reader and writer of safetensors, for fixtures and damaged files. */
+import { readFileSync, writeFileSync } from 'node:fs'
 import { addon, type NativeTensor } from '../../lib/native/addon.js'
 
 type Entry = { dtype: 'F32' | 'I32'; shape: number[]; data_offsets: [number, number] }
@@ -16,4 +16,18 @@ export function readSafetensors(path: string | URL): Record<string, NativeTensor
     tensors[name] = addon().tensorFrom(new Uint8Array(data), dtype, shape)
   }
   return tensors
+}
+
+/** A safetensors file of exactly these parts, however wrong they are. */
+export function writeRawSafetensors(
+  file: string,
+  header: object | string,
+  data: Uint8Array | number = 0,
+  headerLength?: bigint,
+): string {
+  const json = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header))
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(headerLength ?? BigInt(json.length))
+  writeFileSync(file, Buffer.concat([length, json, typeof data === 'number' ? Buffer.alloc(data) : data]))
+  return file
 }
