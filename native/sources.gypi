@@ -19,7 +19,22 @@
       "native/cpu/gemm_avx2.cc",
       "native/cpu/gemm_avx512.cc",
       "native/cpu/gemm_portable.cc",
-      "native/cpu/gemm_reference.cc"
+      "native/cpu/gemm_reference.cc",
+      "native/cpu/scale_search_avx2.cc",
+      "native/cpu/scale_search_avx512.cc",
+      "native/cpu/softmax_divergence_avx2.cc",
+      "native/cpu/softmax_divergence_avx512.cc",
+      "native/quant/bit_allocation.cc",
+      "native/quant/cholesky.cc",
+      "native/quant/gptq.cc",
+      "native/quant/hessian.cc",
+      "native/quant/output_error.cc",
+      "native/quant/packed_matrix.cc",
+      "native/quant/quantize_linear.cc",
+      "native/quant/quantizer.cc",
+      "native/quant/salience.cc",
+      "native/quant/scale_search.cc",
+      "native/quant/softmax_divergence.cc"
     ]
   }
 }

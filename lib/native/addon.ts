@@ -230,6 +230,12 @@ export interface NativeAddon {
     groupSize: number,
     threads: number,
   ): NativeJob<Float64Array>
+  /** U, upper triangular with (H + λI)⁻¹ = UᵀU; λ as a share of the mean diagonal; channels with H_jj = 0. */
+  inverseFactor(
+    hessian: NativeTensor,
+    damping: 'salience' | 'gptq',
+    threads: number,
+  ): NativeJob<{ upper: NativeTensor; damping: number; dead: Uint8Array }>
   allocateBits(
     weight: NativeTensor,
     samples: NativeTensor,
@@ -240,7 +246,7 @@ export interface NativeAddon {
   fitGroups(
     weight: NativeTensor,
     groupBits: Uint8Array,
-    options: { groupSize: number; quantizer: 'minmax' | 'sqc'; hessian?: NativeTensor },
+    options: { groupSize: number; quantizer: 'minmax' | 'sqc' },
     threads: number,
   ): NativeJob<NativePackedMatrix>
   gptq(
