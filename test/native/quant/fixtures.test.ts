@@ -1,7 +1,13 @@
 /** Every step of SliM-LLM against golden vectors of the PyTorch reference (96 rows, 512 columns, groups of 64). */
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { addon, type NativeHessian, type NativeTensor, type QuantizeLinearOptions, run } from '../../../lib/native/addon.js'
+import {
+  addon,
+  type NativeHessian,
+  type NativeTensor,
+  type QuantizeLinearOptions,
+  run,
+} from '../../../lib/native/addon.js'
 import { readSafetensors } from '../../support/safetensors.js'
 
 const native = addon()
@@ -36,13 +42,22 @@ describe.each([
   const weight = golden.weight!
   const [rows, cols] = weight.shape as [number, number]
   const quantizeLinear = async (options: Omit<QuantizeLinearOptions, 'bits' | 'groupSize'>) =>
-    run(native.quantizeLinear(weight, await hessianOf(golden.inputs!), { bits, groupSize, ...options }, threads))
+    run(
+      native.quantizeLinear(
+        weight,
+        await hessianOf(golden.inputs!),
+        { bits, groupSize, ...options },
+        threads,
+      ),
+    )
 
   it('the Hessian', async () => {
     const h = (await hessianOf(golden.inputs!)).matrix()
     const expected = golden.hessian!.toFloat32Array()
     const largest = Math.max(...expected)
-    const worst = h.toFloat32Array().reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i]!)), 0)
+    const worst = h
+      .toFloat32Array()
+      .reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i]!)), 0)
     expect(worst / largest).toBeLessThan(1e-6)
   })
 
@@ -72,7 +87,11 @@ describe.each([
   })
 
   it('scales and zero points of the SliM quantizer along GPTQ', async () => {
-    const { packed } = await quantizeLinear({ allocation: goldenBits, quantizer: 'sqc', compensation: 'gptq' })
+    const { packed } = await quantizeLinear({
+      allocation: goldenBits,
+      quantizer: 'sqc',
+      compensation: 'gptq',
+    })
     const scales = packed.scales().toFloat32Array()
     const zeros = packed.qzeros().toBytes()
     const goldenScale = golden.scale!.toFloat32Array()
@@ -90,7 +109,9 @@ describe.each([
         const zero = goldenZero[r * goldenBits.length + g]!
         if (width === 1) {
           const mean = new DataView(zeros.buffer, offset + 2 * r, 2)
-          const half = native.tensorFrom(new Uint16Array([mean.getUint16(0, true)]), 'F16', [1]).toFloat32Array()[0]!
+          const half = native
+            .tensorFrom(new Uint16Array([mean.getUint16(0, true)]), 'F16', [1])
+            .toFloat32Array()[0]!
           if (Math.abs(half - zero) <= 6e-4 * Math.abs(zero) + 1e-6) zerosAgree++
         } else {
           const bit = r * width
@@ -100,7 +121,15 @@ describe.each([
       }
       offset += width === 1 ? 2 * rows : Math.ceil((rows * width) / 8)
     }
-    console.log(name, 'scales', scalesAgree / scales.length, 'zeros', zerosAgree / scales.length, 'first', firstGroup / rows)
+    console.log(
+      name,
+      'scales',
+      scalesAgree / scales.length,
+      'zeros',
+      zerosAgree / scales.length,
+      'first',
+      firstGroup / rows,
+    )
   })
 
   it.each([
@@ -110,7 +139,15 @@ describe.each([
   ] as const)('%s: relative output error', async (method, options) => {
     const result = await quantizeLinear(options)
     const q = (await run(result.packed.dequantize(threads))).toFloat32Array()
-    console.log(name, method, result.relativeError, errors[name][method], agreement(q, golden[method]!.toFloat32Array(), 2e-3), result.damping, result.seconds)
+    console.log(
+      name,
+      method,
+      result.relativeError,
+      errors[name][method],
+      agreement(q, golden[method]!.toFloat32Array(), 2e-3),
+      result.damping,
+      result.seconds,
+    )
     expect(relative(result.relativeError, errors[name][method])).toBeLessThan(0.01)
   })
 })

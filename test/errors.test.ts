@@ -1,0 +1,34 @@
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import { describe, expect, it } from 'vitest'
+import { SlimError } from '../lib/errors.js'
+import { packageRoot } from '../lib/native/addon.js'
+
+const read = (name: string) => readFileSync(path.join(packageRoot(), name), 'utf8')
+
+it('docs/errors.md explains every code, and no other', () => {
+  const union = read('lib/errors.ts').split('export interface')[0]!
+  const declared = [...union.matchAll(/\| '(SLIM_[A-Z_]+)'/g)].map(([, code]) => code)
+  const explained = [...read('docs/errors.md').matchAll(/^\| `(SLIM_[A-Z_]+)`/gm)].map(([, code]) => code)
+  expect(declared.length).toBeGreaterThan(20)
+  expect(explained.sort()).toEqual(declared.sort())
+})
+
+describe('SlimError', () => {
+  it('says what was expected, what came and what to do', () => {
+    const error = SlimError.invalidArgument('bits', 'a number from 1 to 8', 'two', 'Give a number')
+    expect(error.message).toBe('Expected a number from 1 to 8 for bits but received "two". Give a number')
+    expect(error).toMatchObject({ code: 'SLIM_INVALID_ARGUMENT', parameter: 'bits', received: '"two"' })
+  })
+
+  it('is made from errors of the addon and of the file system, and of no others', () => {
+    const native = Object.assign(new Error('Cut'), { code: 'SLIM_FILE_TRUNCATED' })
+    expect(SlimError.from(native, { file: 'a' })).toMatchObject({ code: 'SLIM_FILE_TRUNCATED', file: 'a' })
+    const disk = Object.assign(new Error('ENOSPC'), { code: 'ENOSPC', path: 'b' })
+    expect(SlimError.from(disk)).toMatchObject({ code: 'SLIM_NO_SPACE', file: 'b', cause: disk })
+    const other = new TypeError('x')
+    expect(SlimError.from(other)).toBe(other)
+    const ours = new SlimError('SLIM_ABORTED', 'x')
+    expect(SlimError.from(ours)).toBe(ours)
+  })
+})
