@@ -1,5 +1,5 @@
 /** The packed layout of docs/format.md, read and written by plain loops: the oracle of native/quant/packed_matrix. */
-import { addon, type NativePackedMatrix } from '../../lib/native/addon.js'
+import { addon, type NativePackedMatrix, run } from '../../lib/native/addon.js'
 
 export interface Parts {
   rows: number
@@ -15,19 +15,10 @@ export interface Parts {
 }
 
 /** The float16 bits of float32 values, and the values that they stand for. */
-export function toHalf(values: ArrayLike<number>): { bits: Uint16Array; values: Float32Array } {
-  const bits = Uint16Array.from(values, (value) => {
-    const magnitude = Math.abs(value)
-    const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0
-    if (magnitude >= 65520) return sign | 0x7c00
-    const exponent = Math.max(-14, Math.min(15, Math.floor(Math.log2(magnitude || 2 ** -30))))
-    const scaled = magnitude / 2 ** (exponent - 10)
-    const even = 2 * Math.round(scaled / 2)
-    const rounded = Math.abs(scaled - Math.trunc(scaled)) === 0.5 ? even : Math.round(scaled)
-    return sign | (rounded < 1024 ? rounded : ((exponent + 15) << 10) + (rounded - 1024))
-  })
-  const tensor = addon().tensorFrom(bits, 'F16', [bits.length])
-  return { bits, values: tensor.toFloat32Array() }
+export async function toHalf(values: ArrayLike<number>): Promise<{ bits: Uint8Array; values: Float32Array }> {
+  const tensor = addon().tensorFrom(Float32Array.from(values), 'F32', [values.length])
+  const half = await run(addon().convertTensor(tensor, 'F16', 1))
+  return { bits: half.toBytes(), values: half.toFloat32Array() }
 }
 
 function bitString(values: ArrayLike<number>, bits: number): Uint8Array {
@@ -56,16 +47,16 @@ function concatenate(pieces: Uint8Array[]): Uint8Array {
 }
 
 /** The bytes of qweight and qzeros. */
-export function packParts({ rows, cols, groupSize, groupBits, codes, offsets }: Parts) {
+export async function packParts({ rows, cols, groupSize, groupBits, codes, offsets }: Parts) {
   const weights: Uint8Array[] = []
   const zeros: Uint8Array[] = []
-  groupBits.forEach((bits, g) => {
+  for (const [g, bits] of groupBits.entries()) {
     const end = Math.min(cols, (g + 1) * groupSize)
     for (let r = 0; r < rows; r++)
       weights.push(bitString(codes.subarray(r * cols + g * groupSize, r * cols + end), bits))
     const group = offsets.subarray(g * rows, (g + 1) * rows)
-    zeros.push(bits === 1 ? new Uint8Array(toHalf(group).bits.buffer) : bitString(group, bits))
-  })
+    zeros.push(bits === 1 ? (await toHalf(group)).bits : bitString(group, bits))
+  }
   return { qweight: concatenate(weights), qzeros: concatenate(zeros) }
 }
 
@@ -97,7 +88,15 @@ export function unpack(packed: NativePackedMatrix): Parts {
 }
 
 /** weight = scale · (code − zero); 1 bit: mean ± scale. */
-export function dequantizeParts({ rows, cols, groupSize, groupBits, codes, scales, offsets }: Parts): Float32Array {
+export function dequantizeParts({
+  rows,
+  cols,
+  groupSize,
+  groupBits,
+  codes,
+  scales,
+  offsets,
+}: Parts): Float32Array {
   return Float32Array.from(codes, (code, index) => {
     const g = Math.floor((index % cols) / groupSize)
     const at = g * rows + Math.floor(index / cols)

@@ -95,7 +95,9 @@ describe('inverseFactor', () => {
   it('gives the same bits with one thread and two', async () => {
     const n = 333
     const h = tensorOf(randomHessian(n), n)
-    const [one, two] = await Promise.all([1, 2].map((threads) => run(native.inverseFactor(h, 'gptq', threads))))
+    const [one, two] = await Promise.all(
+      [1, 2].map((threads) => run(native.inverseFactor(h, 'gptq', threads))),
+    )
     expect(two!.upper.toBytes()).toEqual(one!.upper.toBytes())
   })
 })

@@ -60,7 +60,13 @@ describe('Hessian', () => {
     const n = 48
     const parts = [1, 2].map((seed) => native.tensorFrom(normals(seed, 100 * n), 'F32', [100, n]))
     const weight = native.tensorFrom(normals(3, 20 * n), 'F32', [20, n])
-    const options = { bits: 2, groupSize: 16, allocation: 'uniform', quantizer: 'sqc', compensation: 'gptq' } as const
+    const options = {
+      bits: 2,
+      groupSize: 16,
+      allocation: 'uniform',
+      quantizer: 'sqc',
+      compensation: 'gptq',
+    } as const
     const bytesOf = async (hessian: InstanceType<typeof native.Hessian>) =>
       (await run(native.quantizeLinear(weight, hessian, options, 2))).packed.qweight().toBytes()
     const used = new native.Hessian(n, 1)
@@ -77,7 +83,9 @@ describe('Hessian', () => {
   it('refuses inputs of another width, and use after disposal', async () => {
     const hessian = new native.Hessian(8, 0)
     const x = native.tensorFrom(new Float32Array(18), 'F32', [2, 9])
-    expect(() => hessian.add(x, 1, 1)).toThrow(expect.objectContaining({ code: 'SLIM_INVALID_ARGUMENT', parameter: 'x' }))
+    expect(() => hessian.add(x, 1, 1)).toThrow(
+      expect.objectContaining({ code: 'SLIM_INVALID_ARGUMENT', parameter: 'x' }),
+    )
     expect(() => new native.Hessian(0, 0)).toThrow(expect.objectContaining({ code: 'SLIM_INVALID_ARGUMENT' }))
     hessian.dispose()
     hessian.dispose()
