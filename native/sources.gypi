@@ -8,12 +8,26 @@
       "native/addon/hessian_object.cc",
       "native/addon/packed_object.cc",
       "native/addon/quant_functions.cc",
+      "native/addon/decoder_block_object.cc",
+      "native/addon/decoder_model_object.cc",
       "native/addon/decoder_object.cc",
       "native/addon/gemm_functions.cc",
       "native/core/mapped_file.cc",
       "native/core/tensor.cc",
       "native/core/thread_pool.cc",
-      "native/cpu/gemm.cc"
+      "native/cpu/gemm.cc",
+      "native/decoder/activation.cc",
+      "native/decoder/attention.cc",
+      "native/decoder/block.cc",
+      "native/decoder/kernels.cc",
+      "native/decoder/kernels_avx2.cc",
+      "native/decoder/kernels_avx512.cc",
+      "native/decoder/kernels_portable.cc",
+      "native/decoder/kv_cache.cc",
+      "native/decoder/linear.cc",
+      "native/decoder/model.cc",
+      "native/decoder/norm.cc",
+      "native/decoder/rotary.cc"
     ]
   }
 }

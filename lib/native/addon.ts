@@ -221,6 +221,27 @@ export interface NativeAddon {
 
   DecoderBlock: new (spec: BlockSpec, weights: BlockWeights) => NativeDecoderBlock
   DecoderModel: new (parts: ModelParts) => NativeDecoderModel
+
+  /** The instruction sets that the decoder's kernels have and this machine runs, the fastest first. */
+  kernelInstructionSets(): string[]
+  /** A copy of x (float32) through one vector kernel. */
+  applyKernel(
+    name: 'exp' | 'tanh' | 'silu' | 'gelu' | 'geluTanh',
+    x: NativeTensor,
+    instructionSet: string,
+  ): Float32Array
+  /**
+   * Causal attention, softmax(scale · q·k) v: q [tokens, heads, headDim], k and v [past + tokens, kvHeads, headDim],
+   * float32, the queries being the last tokens; out as q. softcap and window as in BlockSpec.
+   */
+  attention(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    options: BlockSpec['attention'],
+    instructionSet: string,
+    threads: number,
+  ): NativeJob<Float32Array>
 }
 
 /** The package's folder: the nearest one above this file with a package.json. */
@@ -241,10 +262,15 @@ export function addon(): NativeAddon {
     loaded = require('node-gyp-build')(root) as NativeAddon
     return loaded
   } catch (cause) {
-    throw new SlimError('SLIM_NO_ADDON', `No native addon for ${process.platform}-${process.arch} in ${root}`, {
-      cause,
-      remedy: 'Build it with `npm run build:native` (needs a C++20 compiler), or install on a platform with a prebuild',
-    })
+    throw new SlimError(
+      'SLIM_NO_ADDON',
+      `No native addon for ${process.platform}-${process.arch} in ${root}`,
+      {
+        cause,
+        remedy:
+          'Build it with `npm run build:native` (needs a C++20 compiler), or install on a platform with a prebuild',
+      },
+    )
   }
 }
 

@@ -29,7 +29,7 @@ class TensorObject : public Napi::ObjectWrap<TensorObject> {
 
 /// What one environment (main thread or worker thread) keeps: constructors and type tags are per environment.
 struct AddonData {
-  Napi::FunctionReference tensor, mappedFile, hessian, packedMatrix, decoderBlock, decoderModel;
+  Napi::FunctionReference tensor, mappedFile, hessian, packedMatrix, decoderBlock, decoderModel, kvCache;
 };
 
 }  // namespace slim::addon

@@ -1,0 +1,98 @@
+import { describe, expect, it } from 'vitest'
+import { addon } from '../../../lib/native/addon.js'
+import { randomFloats } from '../../support/decoder.js'
+
+/** erfc in float64: its Taylor series up to 3, then a continued fraction (Lentz). */
+function erfc(x: number): number {
+  if (x < 0) return 2 - erfc(-x)
+  if (x < 3) {
+    let [term, sum] = [x, x]
+    for (let n = 1; Math.abs(term) > 1e-18 * Math.abs(sum); n++) {
+      term *= (-x * x) / n
+      sum += term / (2 * n + 1)
+    }
+    return 1 - (2 / Math.sqrt(Math.PI)) * sum
+  }
+  let fraction = x
+  for (let n = 60; n > 0; n--) fraction = x + n / 2 / fraction
+  return Math.exp(-x * x) / (fraction * Math.sqrt(Math.PI))
+}
+
+const gelu = (x: number) => (x / 2) * erfc(-x / Math.SQRT2)
+const geluTanh = (x: number) => x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)))
+
+// The bound is relative to the value. A wide sigmoid's argument is rounded to float32 before its exponential, so the
+// tails of the activations, which are small beside x, lose some digits: there the bound is relative to x.
+const kernels = [
+  { name: 'exp', reference: Math.exp, range: 87, bound: (value: number) => 3e-7 * value },
+  { name: 'tanh', reference: Math.tanh, range: 12, bound: (value: number) => 3e-7 * Math.abs(value) },
+  {
+    name: 'silu',
+    reference: (x: number) => x / (1 + Math.exp(-x)),
+    range: 80,
+    bound: (value: number) => 5e-7 * Math.abs(value),
+  },
+  {
+    name: 'gelu',
+    reference: gelu,
+    range: 9,
+    bound: (value: number, x: number) => 1e-6 * Math.abs(value) + 1e-8 * Math.abs(x),
+  },
+  {
+    name: 'geluTanh',
+    reference: geluTanh,
+    range: 9,
+    bound: (value: number, x: number) => 1e-6 * Math.abs(value) + 1e-8 * Math.abs(x),
+  },
+] as const
+
+describe.each(addon().kernelInstructionSets())('%s', (instructionSet) => {
+  const apply = (name: (typeof kernels)[number]['name'], x: Float32Array) =>
+    addon().applyKernel(name, addon().tensorFrom(x, 'F32', [x.length]), instructionSet)
+
+  it.each(kernels)('$name agrees with float64 at every magnitude', ({ name, reference, range, bound }) => {
+    const wide = randomFloats(20_011, 1, range)
+    const narrow = randomFloats(20_011, 2).map((x) => x ** 5)
+    for (const x of [wide, narrow]) {
+      const y = apply(name, x)
+      for (let i = 0; i < x.length; i++) {
+        const expected = reference(x[i]!)
+        const error = Math.abs(y[i]! - expected)
+        if (!(error <= bound(expected, x[i]!) + 1e-37))
+          expect.fail(`${name}(${x[i]}) = ${y[i]}, expected ${expected}: error ${error}`)
+      }
+    }
+  })
+
+  it.each(kernels)('$name treats every length alike', ({ name }) => {
+    const x = randomFloats(70, 3, 4)
+    const whole = apply(name, x)
+    for (let length = 1; length <= 70; length++)
+      expect(apply(name, x.slice(0, length))).toEqual(whole.slice(0, length))
+  })
+
+  it('keeps limits, zeros and NaN', () => {
+    const x = Float32Array.of(
+      Number.NEGATIVE_INFINITY,
+      -1e30,
+      -100,
+      0,
+      100,
+      Number.POSITIVE_INFINITY,
+      Number.NaN,
+    )
+    const exp = apply('exp', x)
+    expect(Array.from(exp.subarray(0, 4))).toEqual([0, 0, 0, 1])
+    expect(exp[4]).toBeGreaterThan(2e38)
+    expect(exp[6]).toBeNaN()
+    expect(Array.from(apply('tanh', x))).toEqual([-1, -1, -1, 0, 1, 1, Number.NaN])
+    const activations = ['silu', 'gelu', 'geluTanh'] as const
+    for (const name of activations) {
+      const y = apply(name, x)
+      expect(Math.abs(y[2]!)).toBeLessThan(1e-30)
+      expect(y[3]).toBe(0)
+      expect(y[4]).toBe(100)
+      expect(y[6]).toBeNaN()
+    }
+  })
+})
