@@ -15,7 +15,17 @@
       "native/core/mapped_file.cc",
       "native/core/tensor.cc",
       "native/core/thread_pool.cc",
+      "native/cpu/conversions.cc",
+      "native/cpu/features.cc",
       "native/cpu/gemm.cc",
+      "native/cpu/gemm_avx2.cc",
+      "native/cpu/gemm_avx512.cc",
+      "native/cpu/gemm_portable.cc",
+      "native/cpu/gemm_reference.cc",
+      "native/cpu/scale_search_avx2.cc",
+      "native/cpu/scale_search_avx512.cc",
+      "native/cpu/softmax_divergence_avx2.cc",
+      "native/cpu/softmax_divergence_avx512.cc",
       "native/decoder/activation.cc",
       "native/decoder/attention.cc",
       "native/decoder/block.cc",
@@ -27,7 +37,18 @@
       "native/decoder/linear.cc",
       "native/decoder/model.cc",
       "native/decoder/norm.cc",
-      "native/decoder/rotary.cc"
+      "native/decoder/rotary.cc",
+      "native/quant/bit_allocation.cc",
+      "native/quant/cholesky.cc",
+      "native/quant/gptq.cc",
+      "native/quant/hessian.cc",
+      "native/quant/output_error.cc",
+      "native/quant/packed_matrix.cc",
+      "native/quant/quantize_linear.cc",
+      "native/quant/quantizer.cc",
+      "native/quant/salience.cc",
+      "native/quant/scale_search.cc",
+      "native/quant/softmax_divergence.cc"
     ]
   }
 }

@@ -158,6 +158,32 @@ export interface NativeDecoderModel {
   dispose(): void
 }
 
+export type InstructionSet = 'portable' | 'avx2' | 'avx512'
+
+/** C [m, n] = alpha · A [m, k] · B [n, k]ᵀ (+ C). Tensors may be larger than m, n, k: their rows are strided then. */
+export interface GemmCase {
+  m: number
+  n: number
+  k: number
+  a: GemmOperand
+  b: GemmOperand
+  alpha?: number
+  accumulate?: boolean
+  /** Only tiles that touch j ≥ i are written. */
+  upperOnly?: boolean
+  /** Plain loops in float64. */
+  reference?: boolean
+  repeats?: number
+  /** This many equal products, one below the other in c, each started inside a loop of the same thread pool. */
+  batch?: number
+}
+
+export interface GemmOperand {
+  tensor: NativeTensor
+  /** As stored; or decoded row by row on the fly; or the tensor's columns are the operand's rows (F32). */
+  layout: 'rows' | 'reader' | 'columns'
+}
+
 export interface NativeAddon {
   MappedFile: new (path: string) => NativeMappedFile
   /** A copy of a typed array's bytes as a tensor. */
@@ -170,10 +196,16 @@ export interface NativeAddon {
   /** Index of the first NaN or infinity, −1 if all are finite. */
   findNonFinite(tensor: NativeTensor, threads: number): NativeJob<number>
 
-  /** "avx512", "avx2" or "portable". */
-  instructionSet(): string
+  /** The instruction set that kernels use. */
+  instructionSet(): InstructionSet
+  /** Those that this processor supports, weakest first. */
+  instructionSets(): InstructionSet[]
+  /** Internal to tests and benchmarks: kernels that start from now on, in the whole process, use this set. */
+  setInstructionSet(name: InstructionSet): void
   /** c [m, n] float32 = a [m, k] · b [n, k]ᵀ; b in any float dtype. */
   matmul(a: NativeTensor, b: NativeTensor, threads: number): NativeJob<NativeTensor>
+  /** Internal to tests and benchmarks: the product with all its options, into c; the seconds of each repeat. */
+  gemmCase(c: NativeTensor, options: GemmCase, threads: number): NativeJob<Float64Array>
 
   Hessian: new (size: number, keepEvery: number) => NativeHessian
   PackedMatrix: new (parts: {
@@ -198,6 +230,12 @@ export interface NativeAddon {
     groupSize: number,
     threads: number,
   ): NativeJob<Float64Array>
+  /** U, upper triangular with (H + λI)⁻¹ = UᵀU; λ as a share of the mean diagonal; channels with H_jj = 0. */
+  inverseFactor(
+    hessian: NativeTensor,
+    damping: 'salience' | 'gptq',
+    threads: number,
+  ): NativeJob<{ upper: NativeTensor; damping: number; dead: Uint8Array }>
   allocateBits(
     weight: NativeTensor,
     samples: NativeTensor,
@@ -208,7 +246,7 @@ export interface NativeAddon {
   fitGroups(
     weight: NativeTensor,
     groupBits: Uint8Array,
-    options: { groupSize: number; quantizer: 'minmax' | 'sqc'; hessian?: NativeTensor },
+    options: { groupSize: number; quantizer: 'minmax' | 'sqc' },
     threads: number,
   ): NativeJob<NativePackedMatrix>
   gptq(
@@ -222,14 +260,8 @@ export interface NativeAddon {
   DecoderBlock: new (spec: BlockSpec, weights: BlockWeights) => NativeDecoderBlock
   DecoderModel: new (parts: ModelParts) => NativeDecoderModel
 
-  /** The instruction sets that the decoder's kernels have and this machine runs, the fastest first. */
-  kernelInstructionSets(): string[]
-  /** A copy of x (float32) through one vector kernel. */
-  applyKernel(
-    name: 'exp' | 'tanh' | 'silu' | 'gelu' | 'geluTanh',
-    x: NativeTensor,
-    instructionSet: string,
-  ): Float32Array
+  /** Internal to tests and benchmarks: a copy of x (float32) through one vector kernel. */
+  applyKernel(name: 'exp' | 'tanh' | 'silu' | 'gelu' | 'geluTanh', x: NativeTensor): Float32Array
   /**
    * Causal attention, softmax(scale · q·k) v: q [tokens, heads, headDim], k and v [past + tokens, kvHeads, headDim],
    * float32, the queries being the last tokens; out as q. softcap and window as in BlockSpec.
@@ -239,7 +271,6 @@ export interface NativeAddon {
     k: NativeTensor,
     v: NativeTensor,
     options: BlockSpec['attention'],
-    instructionSet: string,
     threads: number,
   ): NativeJob<Float32Array>
 }

@@ -5,31 +5,13 @@
 namespace slim::addon {
 namespace {
 
-const DecoderKernels& asKernels(const Napi::Value& value) {
-  const std::string name = asString(value, "instructionSet");
-  std::string known;
-  for (const DecoderKernels* kernels : allDecoderKernels()) {
-    if (kernels->instructionSet == name) return *kernels;
-    known += (known.empty() ? "" : ", ") + std::string(kernels->instructionSet);
-  }
-  throwInvalid(value.Env(), "instructionSet", "one that this machine runs: " + known, value);
-}
-
-// kernelInstructionSets(): string[], the fastest first.
-Napi::Value kernelInstructionSets(const Napi::CallbackInfo& info) {
-  const auto& all = allDecoderKernels();
-  auto names = Napi::Array::New(info.Env(), all.size());
-  for (uint32_t i = 0; i < all.size(); ++i) names.Set(i, std::string(all[i]->instructionSet));
-  return names;
-}
-
-// applyKernel(name, x, instructionSet): Float32Array
+// applyKernel(name, x): Float32Array
 Napi::Value applyKernel(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   const std::string name = asString(info[0], "name");
   TensorPtr x = asTensor(info[1], "x");
   if (x->dtype() != DType::F32) throwInvalid(env, "x", "a tensor of F32", info[1]);
-  const DecoderKernels& kernels = asKernels(info[2]);
+  const DecoderKernels& kernels = decoderKernels();
   const std::pair<const char*, void (*)(float*, size_t)> functions[] = {{"exp", kernels.exp},
                                                                         {"tanh", kernels.tanh},
                                                                         {"silu", kernels.silu},
@@ -45,7 +27,7 @@ Napi::Value applyKernel(const Napi::CallbackInfo& info) {
   throwInvalid(env, "name", "exp, tanh, silu, gelu or geluTanh", info[0]);
 }
 
-// attention(q, k, v, { window, softcap, scale, start }, instructionSet, threads): NativeJob<Float32Array>
+// attention(q, k, v, { window, softcap, scale }, threads): NativeJob<Float32Array>
 Napi::Value attentionFunction(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   const char* names[] = {"q", "k", "v"};
@@ -69,8 +51,7 @@ Napi::Value attentionFunction(const Napi::CallbackInfo& info) {
   spec->attention.scale = float(asNumber(options.Get("scale"), "scale"));
   spec->attention.softcap = float(asNumber(options.Get("softcap"), "softcap"));
   spec->attention.window = asSize(options.Get("window"), "window");
-  const DecoderKernels* kernels = &asKernels(info[4]);
-  auto pool = asThreads(info[5]);
+  auto pool = asThreads(info[4]);
   auto out = std::make_shared<std::vector<float>>(qkv[0]->elements());
   return startJob(
       env,
@@ -95,7 +76,7 @@ Napi::Value attentionFunction(const Napi::CallbackInfo& info) {
         }
         std::vector<FloatBuffer> scratch;
         prepareHeads(*pool, *spec, Norm(), Norm(), RotaryTable(), tile, rows.data(), &keyValues);
-        attention(*pool, *kernels, *spec, tile, rows.data(), &keyValues, out->data(), scratch);
+        attention(*pool, *spec, tile, rows.data(), &keyValues, out->data(), scratch);
         return Status::success();
       },
       [=](Napi::Env e) {
@@ -111,7 +92,6 @@ void registerDecoder(Napi::Env env, Napi::Object exports) {
   exports.Set("DecoderBlock", DecoderBlockObject::define(env));
   exports.Set("DecoderModel", DecoderModelObject::define(env));
   env.GetInstanceData<AddonData>()->kvCache = Napi::Persistent(KvCacheObject::define(env));
-  exports.Set("kernelInstructionSets", Napi::Function::New(env, kernelInstructionSets));
   exports.Set("applyKernel", Napi::Function::New(env, applyKernel));
   exports.Set("attention", Napi::Function::New(env, attentionFunction));
 }

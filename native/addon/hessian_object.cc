@@ -1,7 +1,107 @@
+#include "addon/hessian_object.h"
+
+#include <cstring>
+
 #include "addon/arguments.h"
 
 namespace slim::addon {
+namespace {
 
-void registerHessian(Napi::Env, Napi::Object) {}
+constexpr napi_type_tag kHessianTag = {0x9a4be07d21c64f53, 0xb1d2a83e5f60c974};
+constexpr size_t kMostChannels = 1 << 17;  // 64 GiB of float32
+
+}  // namespace
+
+HessianObject::HessianObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  const size_t size = asSize(info[0], "size", 1), keepEvery = asSize(info[1], "keepEvery");
+  if (size > kMostChannels)
+    throwInvalid(info.Env(), "size", "at most " + std::to_string(kMostChannels) + " channels", info[0]);
+  try {
+    hessian_ = std::make_shared<Hessian>(size, keepEvery);
+  } catch (const std::bad_alloc&) {
+    throw toError(info.Env(), Status::error("SLIM_OUT_OF_MEMORY", "Cannot allocate a Hessian of " +
+                                                                      std::to_string(size) + " channels"));
+  }
+  info.This().As<Napi::Object>().TypeTag(&kHessianTag);
+}
+
+std::shared_ptr<Hessian> HessianObject::get(const Napi::Value& value) {
+  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kHessianTag)) return nullptr;
+  return Unwrap(value.As<Napi::Object>())->hessian_;
+}
+
+std::shared_ptr<Hessian> asHessian(const Napi::Value& value, const std::string& name) {
+  auto hessian = HessianObject::get(value);
+  if (!hessian) throwInvalid(value.Env(), name, "a native Hessian that is not disposed", value);
+  return hessian;
+}
+
+Napi::Function HessianObject::define(Napi::Env env) {
+  return DefineClass(
+      env, "Hessian",
+      {InstanceAccessor<&HessianObject::getSize>("size"),
+       InstanceAccessor<&HessianObject::getSequences>("sequences"),
+       InstanceMethod<&HessianObject::add>("add"), InstanceMethod<&HessianObject::matrix>("matrix"),
+       InstanceMethod<&HessianObject::samples>("samples"),
+       InstanceMethod<&HessianObject::dispose>("dispose")});
+}
+
+std::shared_ptr<Hessian> HessianObject::hessian(const Napi::CallbackInfo& info) const {
+  if (!hessian_) throw toError(info.Env(), Status::error("SLIM_DISPOSED", "The Hessian is disposed"));
+  return hessian_;
+}
+
+Napi::Value HessianObject::getSize(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(hessian(info)->size()));
+}
+
+Napi::Value HessianObject::getSequences(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(hessian(info)->sequences()));
+}
+
+Napi::Value HessianObject::add(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  auto hessian = this->hessian(info);
+  auto x = asTensor(info[0], "x");
+  const size_t sequences = asSize(info[1], "sequences");
+  auto pool = asThreads(info[2]);
+  if (x->dtype() != DType::F32 || x->cols() != hessian->size())
+    throw toError(env, Status::invalidArgument("x", "F32 [tokens, " + std::to_string(hessian->size()) + "]",
+                                               std::string(dtypeName(x->dtype())) + " with rows of " +
+                                                   std::to_string(x->cols())));
+  return startJob(
+      env,
+      [=](const CancelFlag&) {
+        hessian->add(x->as<float>(), x->rows(), x->cols(), sequences, *pool);
+        return Status::success();
+      },
+      [](Napi::Env e) { return e.Undefined(); });
+}
+
+Napi::Value HessianObject::matrix(const Napi::CallbackInfo& info) {
+  auto hessian = this->hessian(info);
+  const auto reading = hessian->reading();
+  TensorPtr h;
+  throwIfError(info.Env(), hessian->matrix(h));
+  return TensorObject::wrap(info.Env(), h);
+}
+
+Napi::Value HessianObject::samples(const Napi::CallbackInfo& info) {
+  auto hessian = this->hessian(info);
+  const auto reading = hessian->reading();
+  TensorPtr samples;
+  throwIfError(info.Env(), Tensor::allocate(DType::F32, {hessian->sampleCount(), hessian->size()}, samples));
+  std::memcpy(samples->data(), hessian->samples().data(), hessian->samples().size() * sizeof(float));
+  return TensorObject::wrap(info.Env(), samples);
+}
+
+Napi::Value HessianObject::dispose(const Napi::CallbackInfo& info) {
+  hessian_.reset();
+  return info.Env().Undefined();
+}
+
+void registerHessian(Napi::Env env, Napi::Object exports) {
+  exports.Set("Hessian", HessianObject::define(env));
+}
 
 }  // namespace slim::addon

@@ -1,7 +1,132 @@
+#include "addon/packed_object.h"
+
 #include "addon/arguments.h"
 
 namespace slim::addon {
+namespace {
 
-void registerPacked(Napi::Env, Napi::Object) {}
+constexpr napi_type_tag kPackedTag = {0x37c95e8812fa4d06, 0x90be6d41a7c3582f};
+
+}  // namespace
+
+PackedObject::PackedObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  if (info[0].IsExternal()) {
+    matrix_ = *info[0].As<Napi::External<std::shared_ptr<PackedMatrix>>>().Data();
+  } else {
+    const auto parts = asObject(info[0], "parts");
+    const auto size = [&](const char* name) {
+      return asSize(parts.Get(name), std::string("parts.") + name, 1);
+    };
+    const auto tensor = [&](const char* name) {
+      return asTensor(parts.Get(name), std::string("parts.") + name);
+    };
+    throwIfError(info.Env(),
+                 PackedMatrix::fromParts(size("rows"), size("cols"), size("groupSize"), tensor("qweight"),
+                                         tensor("groupBits"), tensor("scales"), tensor("qzeros"), matrix_));
+  }
+  info.This().As<Napi::Object>().TypeTag(&kPackedTag);
+}
+
+Napi::Value PackedObject::wrap(Napi::Env env, std::shared_ptr<PackedMatrix> matrix) {
+  using External = Napi::External<std::shared_ptr<PackedMatrix>>;
+  return env.GetInstanceData<AddonData>()->packedMatrix.New({External::New(env, &matrix)});
+}
+
+std::shared_ptr<PackedMatrix> PackedObject::get(const Napi::Value& value) {
+  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kPackedTag)) return nullptr;
+  return Unwrap(value.As<Napi::Object>())->matrix_;
+}
+
+Napi::Function PackedObject::define(Napi::Env env) {
+  return DefineClass(
+      env, "PackedMatrix",
+      {InstanceAccessor<&PackedObject::getRows>("rows"), InstanceAccessor<&PackedObject::getCols>("cols"),
+       InstanceAccessor<&PackedObject::getGroupSize>("groupSize"),
+       InstanceAccessor<&PackedObject::getStoredBytes>("storedBytes"),
+       InstanceMethod<&PackedObject::qweight>("qweight"),
+       InstanceMethod<&PackedObject::groupBits>("groupBits"), InstanceMethod<&PackedObject::scales>("scales"),
+       InstanceMethod<&PackedObject::qzeros>("qzeros"),
+       InstanceMethod<&PackedObject::dequantize>("dequantize"),
+       InstanceMethod<&PackedObject::matmul>("matmul"), InstanceMethod<&PackedObject::dispose>("dispose")});
+}
+
+std::shared_ptr<PackedMatrix> PackedObject::matrix(const Napi::CallbackInfo& info) const {
+  if (!matrix_) throw toError(info.Env(), Status::error("SLIM_DISPOSED", "The packed matrix is disposed"));
+  return matrix_;
+}
+
+Napi::Value PackedObject::getRows(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(matrix(info)->rows()));
+}
+Napi::Value PackedObject::getCols(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(matrix(info)->cols()));
+}
+Napi::Value PackedObject::getGroupSize(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(matrix(info)->groupSize()));
+}
+Napi::Value PackedObject::getStoredBytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(matrix(info)->storedBytes()));
+}
+Napi::Value PackedObject::qweight(const Napi::CallbackInfo& info) {
+  return TensorObject::wrap(info.Env(), matrix(info)->qweight());
+}
+Napi::Value PackedObject::groupBits(const Napi::CallbackInfo& info) {
+  return TensorObject::wrap(info.Env(), matrix(info)->groupBits());
+}
+Napi::Value PackedObject::scales(const Napi::CallbackInfo& info) {
+  return TensorObject::wrap(info.Env(), matrix(info)->scales());
+}
+Napi::Value PackedObject::qzeros(const Napi::CallbackInfo& info) {
+  return TensorObject::wrap(info.Env(), matrix(info)->qzeros());
+}
+
+Napi::Value PackedObject::dequantize(const Napi::CallbackInfo& info) {
+  auto matrix = this->matrix(info);
+  auto pool = asThreads(info[0]);
+  auto result = std::make_shared<TensorPtr>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag&) {
+        const size_t cols = matrix->cols();
+        SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {matrix->rows(), cols}, *result));
+        pool->parallelFor(matrix->rows(), [&](size_t r, int) {
+          matrix->read(r, 0, cols, (*result)->as<float>() + r * cols);
+        });
+        return Status::success();
+      },
+      [=](Napi::Env e) { return TensorObject::wrap(e, *result); });
+}
+
+Napi::Value PackedObject::matmul(const Napi::CallbackInfo& info) {
+  auto matrix = this->matrix(info);
+  auto x = asTensor(info[0], "x");
+  auto pool = asThreads(info[1]);
+  if (!isFloat(x->dtype()) || x->cols() != matrix->cols())
+    throw toError(info.Env(),
+                  Status::invalidArgument(
+                      "x", "F32, F16 or BF16 [tokens, " + std::to_string(matrix->cols()) + "]",
+                      std::string(dtypeName(x->dtype())) + " with rows of " + std::to_string(x->cols())));
+  auto result = std::make_shared<TensorPtr>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag&) {
+        SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {x->rows(), matrix->rows()}, *result));
+        gemm(*pool, x->rows(), matrix->rows(), matrix->cols(), Operand::tensor(*x), Operand::rows(*matrix),
+             (*result)->as<float>(), matrix->rows());
+        return Status::success();
+      },
+      [=](Napi::Env e) { return TensorObject::wrap(e, *result); });
+}
+
+Napi::Value PackedObject::dispose(const Napi::CallbackInfo& info) {
+  matrix_.reset();
+  return info.Env().Undefined();
+}
+
+void registerPacked(Napi::Env env, Napi::Object exports) {
+  const auto constructor = PackedObject::define(env);
+  env.GetInstanceData<AddonData>()->packedMatrix = Napi::Persistent(constructor);
+  exports.Set("PackedMatrix", constructor);
+}
 
 }  // namespace slim::addon

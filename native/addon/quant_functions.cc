@@ -1,7 +1,277 @@
+// The quantization steps as jobs: quantizeLinear, and its parts groupSalience, allocateBits, inverseFactor,
+// fitGroups and gptq.
+#include <cstring>
+
 #include "addon/arguments.h"
+#include "addon/hessian_object.h"
+#include "addon/packed_object.h"
+#include "quant/quantize_linear.h"
+#include "quant/salience.h"
 
 namespace slim::addon {
+namespace {
 
-void registerQuant(Napi::Env, Napi::Object) {}
+std::vector<uint8_t> asGroupBits(const Napi::Value& value, const std::string& name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    throwInvalid(value.Env(), name, "a Uint8Array with the bits of every group", value);
+  const auto array = value.As<Napi::Uint8Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
+std::vector<double> asDoubles(const Napi::Value& value, const std::string& name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array)
+    throwInvalid(value.Env(), name, "a Float64Array", value);
+  const auto array = value.As<Napi::Float64Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
+int asBits(const Napi::Value& value, const std::string& name) {
+  const size_t bits = asSize(value, name, 1);
+  if (bits > 8) throwInvalid(value.Env(), name, "1 to 8 bits", value);
+  return int(bits);
+}
+
+Quantizer asQuantizer(const Napi::Value& value, const std::string& name) {
+  const std::string quantizer = value.IsString() ? asString(value, name) : "";
+  if (quantizer != "minmax" && quantizer != "sqc")
+    throwInvalid(value.Env(), name, "\"minmax\" or \"sqc\"", value);
+  return quantizer == "sqc" ? Quantizer::Sqc : Quantizer::MinMax;
+}
+
+Napi::Value toFloat64Array(Napi::Env env, const std::vector<double>& values) {
+  auto array = Napi::Float64Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+
+Napi::Value toUint8Array(Napi::Env env, const std::vector<uint8_t>& values) {
+  auto array = Napi::Uint8Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+
+std::string describeShape(const Tensor& tensor) {
+  std::string text = std::string(dtypeName(tensor.dtype())) + " [";
+  for (size_t i = 0; i < tensor.shape().size(); ++i)
+    text += (i ? ", " : "") + std::to_string(tensor.shape()[i]);
+  return text + "]";
+}
+
+// F32 [rows, cols]; rows 0: any number.
+TensorPtr asFloatMatrix(const Napi::Value& value, const std::string& name, size_t rows, size_t cols) {
+  auto tensor = asTensor(value, name);
+  if (tensor->dtype() != DType::F32 || tensor->shape().size() != 2 || tensor->cols() != cols ||
+      (rows > 0 && tensor->rows() != rows))
+    throw toError(value.Env(), Status::invalidArgument(name,
+                                                       "F32 [" + (rows ? std::to_string(rows) : "tokens") +
+                                                           ", " + std::to_string(cols) + "]",
+                                                       describeShape(*tensor)));
+  return tensor;
+}
+
+// A weight and the groups that it is cut into.
+struct WeightArgument {
+  TensorPtr tensor;
+  Groups groups;
+};
+
+WeightArgument asWeight(const Napi::Value& weight, const Napi::Value& groupSize,
+                        const std::string& groupSizeName) {
+  auto tensor = asTensor(weight, "weight");
+  const size_t size = asSize(groupSize, groupSizeName, 1);
+  throwIfError(weight.Env(), checkGroupSize(size, tensor->cols()));
+  return {tensor, {tensor->cols(), size}};
+}
+
+// quantizeLinear(weight, hessian, options, threads): NativeJob<QuantizedLinear>
+Napi::Value quantizeLinearStep(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  auto weight = asTensor(info[0], "weight");
+  auto hessian = asHessian(info[1], "hessian");
+  const auto object = asObject(info[2], "options");
+  auto pool = asThreads(info[3]);
+  QuantizeLinearOptions options;
+  options.bits = asBits(object.Get("bits"), "options.bits");
+  options.groupSize = asSize(object.Get("groupSize"), "options.groupSize", 1);
+  options.quantizer = asQuantizer(object.Get("quantizer"), "options.quantizer");
+  const auto allocation = object.Get("allocation"), compensation = object.Get("compensation");
+  if (allocation.IsString()) {
+    const std::string name = asString(allocation, "options.allocation");
+    if (name != "uniform" && name != "sba")
+      throwInvalid(env, "options.allocation", "\"uniform\", \"sba\" or a Uint8Array", allocation);
+    using Allocation = QuantizeLinearOptions::Allocation;
+    options.allocation = name == "sba" ? Allocation::Sba : Allocation::Uniform;
+  } else {
+    options.allocation = QuantizeLinearOptions::Allocation::Given;
+    options.groupBits = asGroupBits(allocation, "options.allocation");
+  }
+  const std::string compensationName =
+      compensation.IsString() ? asString(compensation, "options.compensation") : "";
+  if (compensationName != "none" && compensationName != "gptq")
+    throwInvalid(env, "options.compensation", "\"none\" or \"gptq\"", compensation);
+  options.compensate = compensationName == "gptq";
+
+  auto result = std::make_shared<QuantizedLinear>();
+  return startJob(
+      env,
+      [=](const CancelFlag& cancelled) {
+        return quantizeLinear(*weight, *hessian, options, *pool, cancelled, *result);
+      },
+      [=](Napi::Env e) {
+        auto seconds = Napi::Object::New(e);
+        seconds.Set("factor", result->factorSeconds);
+        seconds.Set("allocation", result->allocationSeconds);
+        seconds.Set("quantizer", result->seconds.quantizer);
+        seconds.Set("compensation", result->seconds.compensation);
+        auto value = Napi::Object::New(e);
+        value.Set("packed", PackedObject::wrap(e, result->packed));
+        value.Set("groupBits", toUint8Array(e, result->groupBits));
+        value.Set("relativeError", result->relativeError);
+        value.Set("damping", result->damping);
+        value.Set("kl", result->kl.empty() ? e.Null() : toFloat64Array(e, result->kl));
+        value.Set("salience", result->salience.empty() ? e.Null() : toFloat64Array(e, result->salience));
+        value.Set("seconds", seconds);
+        return value;
+      });
+}
+
+// groupSalience(weight, hessian, groupSize, threads): NativeJob<Float64Array>
+Napi::Value groupSalienceStep(const Napi::CallbackInfo& info) {
+  const auto weight = asWeight(info[0], info[2], "groupSize");
+  auto h = asFloatMatrix(info[1], "hessian", weight.groups.cols, weight.groups.cols);
+  auto pool = asThreads(info[3]);
+  auto salience = std::make_shared<std::vector<double>>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag& cancelled) {
+        const size_t cols = weight.groups.cols;
+        std::vector<float> w, diagonal(cols);
+        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, w));
+        InverseFactor factor;
+        SLIM_RETURN_IF_ERROR(
+            factorInverse(h->as<float>(), cols, 1, Damping::Salience, *pool, cancelled, factor));
+        clearDeadChannels(w, factor.dead);
+        for (size_t j = 0; j < cols; ++j) diagonal[j] = factor.upper[j * cols + j];
+        *salience = groupSalience({w.data(), w.size() / cols, weight.groups}, diagonal.data(), *pool);
+        return Status::success();
+      },
+      [=](Napi::Env e) { return toFloat64Array(e, *salience); });
+}
+
+// inverseFactor(hessian, damping, threads): NativeJob<{ upper, damping, dead }>
+Napi::Value inverseFactorStep(const Napi::CallbackInfo& info) {
+  const size_t size = asTensor(info[0], "hessian")->cols();
+  auto h = asFloatMatrix(info[0], "hessian", size, size);
+  const std::string name = asString(info[1], "damping");
+  if (name != "salience" && name != "gptq")
+    throwInvalid(info.Env(), "damping", "\"salience\" or \"gptq\"", info[1]);
+  auto pool = asThreads(info[2]);
+  auto factor = std::make_shared<InverseFactor>();
+  auto upper = std::make_shared<TensorPtr>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag& cancelled) {
+        SLIM_RETURN_IF_ERROR(factorInverse(h->as<float>(), size, 1,
+                                           name == "gptq" ? Damping::Gptq : Damping::Salience, *pool,
+                                           cancelled, *factor));
+        SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {size, size}, *upper));
+        std::memcpy((*upper)->data(), factor->upper.data(), factor->upper.size() * sizeof(float));
+        return Status::success();
+      },
+      [=](Napi::Env e) {
+        auto value = Napi::Object::New(e);
+        value.Set("upper", TensorObject::wrap(e, *upper));
+        value.Set("damping", factor->damping);
+        value.Set("dead", toUint8Array(e, factor->dead));
+        return value;
+      });
+}
+
+// allocateBits(weight, samples, salience, { bits, groupSize, sequences }, threads)
+Napi::Value allocateBitsStep(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  const auto options = asObject(info[3], "options");
+  const auto weight = asWeight(info[0], options.Get("groupSize"), "options.groupSize");
+  auto x = asFloatMatrix(info[1], "samples", 0, weight.groups.cols);
+  const auto salience = asDoubles(info[2], "salience");
+  const int bits = asBits(options.Get("bits"), "options.bits");
+  const size_t sequences = asSize(options.Get("sequences"), "options.sequences", 1);
+  auto pool = asThreads(info[4]);
+  if (salience.size() != weight.groups.count())
+    throw toError(env, Status::invalidArgument("salience",
+                                               std::to_string(weight.groups.count()) + " values, one a group",
+                                               std::to_string(salience.size())));
+  auto allocation = std::make_shared<BitAllocation>();
+  return startJob(
+      env,
+      [=](const CancelFlag& cancelled) {
+        std::vector<float> w;
+        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, w));
+        return allocateBits({w.data(), w.size() / weight.groups.cols, weight.groups},
+                            {x->as<float>(), x->rows(), double(sequences)}, salience, bits, *pool, cancelled,
+                            *allocation);
+      },
+      [=](Napi::Env e) {
+        auto value = Napi::Object::New(e);
+        value.Set("groupBits", toUint8Array(e, allocation->groupBits));
+        value.Set("kl", toFloat64Array(e, allocation->kl));
+        return value;
+      });
+}
+
+// What fitGroups and gptq share: quantize with the given bits, compensated or not, and pack.
+Napi::Value quantizeStep(Napi::Env env, const Napi::Value& weightValue, TensorPtr h,
+                         const Napi::Value& groupBitsValue, const Napi::Object& options,
+                         const Napi::Value& threads, bool compensate) {
+  const auto weight = asWeight(weightValue, options.Get("groupSize"), "options.groupSize");
+  const auto groupBits = asGroupBits(groupBitsValue, "groupBits");
+  throwIfError(env, checkGroupBits(groupBits, weight.groups));
+  const auto quantizer = asQuantizer(options.Get("quantizer"), "options.quantizer");
+  auto pool = asThreads(threads);
+  auto packed = std::make_shared<std::shared_ptr<PackedMatrix>>();
+  return startJob(
+      env,
+      [=](const CancelFlag& cancelled) {
+        const size_t cols = weight.groups.cols;
+        std::vector<float> w;
+        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, w));
+        InverseFactor factor;
+        if (compensate) {
+          SLIM_RETURN_IF_ERROR(
+              factorInverse(h->as<float>(), cols, 1, Damping::Gptq, *pool, cancelled, factor));
+          clearDeadChannels(w, factor.dead);
+        }
+        GroupCodes codes;
+        QuantizationSeconds seconds;
+        SLIM_RETURN_IF_ERROR(quantizeGroups(w, w.size() / cols, weight.groups, groupBits, quantizer,
+                                            compensate ? &factor : nullptr, *pool, cancelled, codes,
+                                            seconds));
+        return PackedMatrix::pack(codes, *packed);
+      },
+      [=](Napi::Env e) { return PackedObject::wrap(e, *packed); });
+}
+
+// fitGroups(weight, groupBits, { groupSize, quantizer }, threads): NativeJob<NativePackedMatrix>
+Napi::Value fitGroupsStep(const Napi::CallbackInfo& info) {
+  return quantizeStep(info.Env(), info[0], nullptr, info[1], asObject(info[2], "options"), info[3], false);
+}
+
+// gptq(weight, hessian, groupBits, { groupSize, quantizer }, threads): NativeJob<NativePackedMatrix>
+Napi::Value gptqStep(const Napi::CallbackInfo& info) {
+  const size_t cols = asTensor(info[0], "weight")->cols();
+  return quantizeStep(info.Env(), info[0], asFloatMatrix(info[1], "hessian", cols, cols), info[2],
+                      asObject(info[3], "options"), info[4], true);
+}
+
+}  // namespace
+
+void registerQuant(Napi::Env env, Napi::Object exports) {
+  exports.Set("quantizeLinear", Napi::Function::New(env, quantizeLinearStep));
+  exports.Set("groupSalience", Napi::Function::New(env, groupSalienceStep));
+  exports.Set("inverseFactor", Napi::Function::New(env, inverseFactorStep));
+  exports.Set("allocateBits", Napi::Function::New(env, allocateBitsStep));
+  exports.Set("fitGroups", Napi::Function::New(env, fitGroupsStep));
+  exports.Set("gptq", Napi::Function::New(env, gptqStep));
+}
 
 }  // namespace slim::addon

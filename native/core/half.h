@@ -7,7 +7,8 @@ namespace slim {
 
 inline float halfToFloat(uint16_t h) {
   const uint32_t sign = uint32_t(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 0x3ffu;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
+  if (exponent == 31)  // infinity, or a NaN, which becomes quiet as in the F16C instructions
+    return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13) | (mantissa ? 0x400000u : 0u));
   if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   const float magnitude = float(mantissa) * 0x1p-24f;  // zero and subnormals, exact
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
@@ -16,7 +17,7 @@ inline float halfToFloat(uint16_t h) {
 /// Round to nearest, ties to even; overflow becomes infinity, NaN stays NaN.
 inline uint16_t floatToHalf(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u);
+  if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u | ((bits >> 13) & 0x3ffu));
   if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // 65520 and above round to infinity
   if (magnitude < 0x38800000u) {                                  // below 2^-14: subnormal, unit 2^-24
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;  // the float adder rounds to even at 2^-24

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/half.h"
+#include "cpu/conversions.h"
 
 namespace slim {
 namespace {
@@ -27,28 +27,6 @@ constexpr DTypeInfo kDTypes[] = {
 };
 
 const DTypeInfo& info(DType dtype) { return kDTypes[size_t(dtype)]; }
-
-float loadHalf(const uint8_t* p) {
-  uint16_t h;
-  std::memcpy(&h, p, 2);
-  return halfToFloat(h);
-}
-
-// One GGUF block of 32 elements: half scale (and minimum), then codes; 4-bit codes hold i and i + 16 in one byte.
-void readBlock(DType dtype, const uint8_t* block, float* out) {
-  const float scale = loadHalf(block);
-  if (dtype == DType::Q8_0) {
-    for (int i = 0; i < 32; ++i) out[i] = float(int8_t(block[2 + i])) * scale;
-    return;
-  }
-  const bool hasMinimum = dtype == DType::Q4_1;
-  const float minimum = hasMinimum ? loadHalf(block + 2) : -8.0f * scale;
-  const uint8_t* codes = block + (hasMinimum ? 4 : 2);
-  for (int i = 0; i < 16; ++i) {
-    out[i] = float(codes[i] & 15) * scale + minimum;
-    out[i + 16] = float(codes[i] >> 4) * scale + minimum;
-  }
-}
 
 }  // namespace
 
@@ -110,15 +88,9 @@ void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float*
       std::memcpy(out, row + start * 4, count * 4);
       return;
     case DType::F16:
-      for (size_t i = 0; i < count; ++i) out[i] = loadHalf(row + (start + i) * 2);
-      return;
+      return activeConversions().halfToFloat(row + start * 2, count, out);
     case DType::BF16:
-      for (size_t i = 0; i < count; ++i) {
-        uint16_t b;
-        std::memcpy(&b, row + (start + i) * 2, 2);
-        out[i] = bfloatToFloat(b);
-      }
-      return;
+      return activeConversions().bfloatToFloat(row + start * 2, count, out);
     case DType::I32:
       for (size_t i = 0; i < count; ++i) out[i] = float(reinterpret_cast<const int32_t*>(row)[start + i]);
       return;
@@ -126,14 +98,11 @@ void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float*
       for (size_t i = 0; i < count; ++i) out[i] = row[start + i];
       return;
     case DType::Q8_0:
+      return activeConversions().q8_0ToFloat(row + dtypeBytes(dtype, start), count, out);
     case DType::Q4_0:
+      return activeConversions().q4_0ToFloat(row + dtypeBytes(dtype, start), count, out);
     case DType::Q4_1:
-      for (size_t i = 0; i < count; i += 32) {
-        float block[32];
-        readBlock(dtype, row + dtypeBytes(dtype, start + i), block);
-        std::memcpy(out + i, block, std::min<size_t>(32, count - i) * 4);
-      }
-      return;
+      return activeConversions().q4_1ToFloat(row + dtypeBytes(dtype, start), count, out);
   }
 }
 
@@ -150,7 +119,8 @@ Status convert(const Tensor& source, DType dtype, ThreadPool& pool, TensorPtr& o
       const size_t n = std::min(kChunk, cols - start);
       readRow(source.dtype(), source.row(r), start, n, values);
       uint16_t* to = result->as<uint16_t>() + r * cols + start;
-      for (size_t i = 0; i < n; ++i) to[i] = dtype == DType::F16 ? floatToHalf(values[i]) : floatToBfloat(values[i]);
+      const auto round = dtype == DType::F16 ? activeConversions().floatToHalf : activeConversions().floatToBfloat;
+      round(values, n, to);
     }
   });
   out = std::move(result);

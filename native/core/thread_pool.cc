@@ -1,59 +1,137 @@
 #include "core/thread_pool.h"
 
+#include <chrono>
 #include <map>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace slim {
+namespace {
+
+constexpr uint64_t kOpen = uint64_t(1) << 31, kInside = kOpen - 1, kLoop = uint64_t(1) << 32;
+
+// Loops come in quick succession (pack, multiply, pack …); falling asleep and waking costs some 50 µs of
+// latency.
+constexpr std::chrono::microseconds kSpin{40};
+
+thread_local const ThreadPool* currentPool = nullptr;
+thread_local int currentThread = 0;
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+template <typename Condition>
+bool spinUntil(const Condition& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if (condition()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return condition();
+}
+
+}  // namespace
 
 ThreadPool::ThreadPool(int threads) {
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { run(i); });
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(mutex_);
-    stop_ = true;
-  }
+  stop_.store(true);
+  { std::lock_guard lock(sleep_); }
   wake_.notify_all();
   for (auto& worker : workers_) worker.join();
 }
 
-void ThreadPool::parallelFor(size_t count, const std::function<void(size_t, int)>& body) {
-  if (workers_.empty() || count <= 1) {
-    for (size_t i = 0; i < count; ++i) body(i, 0);
+void ThreadPool::parallelFor(size_t count, const Body& body) {
+  if (currentPool == this || workers_.empty() || count <= 1) {
+    const int thread = currentPool == this ? currentThread : 0;
+    for (size_t i = 0; i < count; ++i) body(i, thread);
     return;
   }
   std::lock_guard turn(turn_);
-  {
-    std::lock_guard lock(mutex_);
-    body_ = &body;
-    count_ = count;
-    next_.store(0, std::memory_order_relaxed);
-    active_ = int(workers_.size());
-    ++generation_;
+  body_ = &body;
+  count_ = count;
+  next_.store(0, std::memory_order_relaxed);
+  const uint64_t loop = (state_.load(std::memory_order_relaxed) / kLoop + 1) * kLoop;
+  state_.store(loop | kOpen);
+  if (sleepers_.load() > 0) {
+    { std::lock_guard lock(sleep_); }
+    wake_.notify_all();
   }
-  wake_.notify_all();
-  for (size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) body(i, 0);
-  std::unique_lock lock(mutex_);
-  done_.wait(lock, [this] { return active_ == 0; });
-  body_ = nullptr;
+
+  work(body, count, 0);
+
+  state_.fetch_and(~kOpen);
+  const auto finished = [this] { return (state_.load() & kInside) == 0; };
+  if (!spinUntil(finished)) {
+    std::unique_lock lock(sleep_);
+    callerSleeps_.store(true);
+    done_.wait(lock, finished);
+    callerSleeps_.store(false);
+  }
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+void ThreadPool::work(const Body& body, size_t count, int thread) {
+  const ThreadPool* outerPool = std::exchange(currentPool, this);
+  const int outerThread = std::exchange(currentThread, thread);
+  try {
+    for (size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) body(i, thread);
+  } catch (...) {
+    next_.store(count, std::memory_order_relaxed);
+    std::lock_guard lock(sleep_);
+    if (!failure_) failure_ = std::current_exception();
+  }
+  currentPool = outerPool;
+  currentThread = outerThread;
+}
+
+// True when there is an open loop that this worker has not seen, and the worker is now inside it.
+bool ThreadPool::enter(uint64_t& seen) {
+  uint64_t state = state_.load();
+  while (state / kLoop != seen) {
+    if (!(state & kOpen)) return false;
+    if (state_.compare_exchange_weak(state, state + 1)) {
+      seen = state / kLoop;
+      return true;
+    }
+  }
+  return false;
+}
+
+void ThreadPool::leave() {
+  const uint64_t state = state_.fetch_sub(1) - 1;
+  if ((state & (kOpen | kInside)) == 0 && callerSleeps_.load()) {
+    { std::lock_guard lock(sleep_); }
+    done_.notify_one();
+  }
 }
 
 void ThreadPool::run(int thread) {
   uint64_t seen = 0;
   for (;;) {
-    const std::function<void(size_t, int)>* body;
-    size_t count;
-    {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return stop_ || generation_ != seen; });
-      if (stop_) return;
-      seen = generation_;
-      body = body_;
-      count = count_;
+    bool inside = false;
+    const auto ready = [&] { return (inside = enter(seen)) || stop_.load(); };
+    if (!spinUntil(ready)) {
+      std::unique_lock lock(sleep_);
+      sleepers_.fetch_add(1);
+      wake_.wait(lock, ready);
+      sleepers_.fetch_sub(1);
     }
-    for (size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) (*body)(i, thread);
-    std::lock_guard lock(mutex_);
-    if (--active_ == 0) done_.notify_one();
+    if (!inside) return;
+    work(*body_, count_, thread);
+    leave();
   }
 }
 

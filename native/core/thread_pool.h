@@ -4,6 +4,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -21,26 +23,44 @@ class ThreadPool {
 
   int threads() const { return int(workers_.size()) + 1; }
 
-  /// Calls body(i, thread) for every i in [0, count), i handed out one by one to the caller (thread 0) and the
-  /// workers (thread 1 …); returns when all are done. Concurrent callers take turns. Not to be nested.
+  /// Calls body(i, thread) for every i in [0, count), i handed out one by one to the caller (thread 0) and
+  /// the workers (thread 1 …); returns when all are done. Concurrent callers take turns. Called from inside a
+  /// body of the same pool, it runs on the calling thread alone and keeps that thread's number. An exception
+  /// thrown by a body (std::bad_alloc) ends the loop early and is thrown again here.
   void parallelFor(size_t count, const std::function<void(size_t index, int thread)>& body);
 
   /// The process's pool of that many threads, made at first use and shared by all callers who hold it.
   static std::shared_ptr<ThreadPool> shared(int threads);
 
  private:
+  using Body = std::function<void(size_t, int)>;
+
   void run(int thread);
+  void work(const Body& body, size_t count, int thread);
+  bool enter(uint64_t& seen);
+  void leave();
 
   std::vector<std::thread> workers_;
-  std::mutex turn_;   // one parallelFor at a time
-  std::mutex mutex_;  // guards what follows
-  std::condition_variable wake_, done_;
-  const std::function<void(size_t, int)>* body_ = nullptr;
-  size_t count_ = 0;
-  uint64_t generation_ = 0;
-  int active_ = 0;
-  bool stop_ = false;
+  std::mutex turn_;  // one parallelFor at a time
+
+  // The loop that is open. A worker enters while it is open, and only then may it read body_ and count_; the
+  // caller closes it and waits until no worker is inside. So a worker that wakes late costs the caller
+  // nothing.
+  //   bits 32 … 63: number of the loop · bit 31: open · bits 0 … 30: workers inside
+  std::atomic<uint64_t> state_{0};
   std::atomic<size_t> next_{0};
+  const Body* body_ = nullptr;
+  size_t count_ = 0;
+  std::exception_ptr failure_;  // guarded by sleep_
+
+  // Who found nothing to do for a while sleeps. Each of these flags is raised before its owner looks at
+  // state_ for the last time, and read after state_ was changed (all sequentially consistent), so no wake-up
+  // is missed.
+  std::mutex sleep_;
+  std::condition_variable wake_, done_;
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> callerSleeps_{false};
+  std::atomic<bool> stop_{false};
 };
 
 }  // namespace slim

@@ -47,13 +47,14 @@ void prepareHeads(ThreadPool& pool, const BlockSpec& spec, const Norm& queryNorm
   });
 }
 
-void attention(ThreadPool& pool, const DecoderKernels& kernels, const BlockSpec& spec, const TokenTile& tile,
-               const float* qkv, const KeyValues* cache, float* out, std::vector<FloatBuffer>& scratch) {
+void attention(ThreadPool& pool, const BlockSpec& spec, const TokenTile& tile, const float* qkv,
+               const KeyValues* cache, float* out, std::vector<FloatBuffer>& scratch) {
   const HeadOffsets offsets(spec);
   const size_t queryTiles = (tile.length + kQueryTile - 1) / kQueryTile, group = spec.heads / spec.kvHeads;
   const size_t scratchSize = AttentionTile::scratchSize(cache[0].valueStride());
   scratch.resize(std::max(scratch.size(), size_t(pool.threads())));
   for (FloatBuffer& buffer : scratch) buffer.reserve(scratchSize);
+  const DecoderKernels& kernels = decoderKernels();
   pool.parallelFor(tile.sequences * spec.heads * queryTiles, [&](size_t index, int thread) {
     const size_t first = index % queryTiles * kQueryTile, head = index / queryTiles % spec.heads,
                  sequence = index / queryTiles / spec.heads, token = sequence * tile.length + first;

@@ -27,7 +27,7 @@ void prepareHeads(ThreadPool& pool, const BlockSpec& spec, const Norm& queryNorm
 
 /// out [tile tokens][queryWidth] = softmax(q · K) V for q from prepareHeads. Parallel over sequences, heads
 /// and query tiles. `scratch` holds one buffer a thread.
-void attention(ThreadPool& pool, const DecoderKernels& kernels, const BlockSpec& spec, const TokenTile& tile,
-               const float* qkv, const KeyValues* cache, float* out, std::vector<FloatBuffer>& scratch);
+void attention(ThreadPool& pool, const BlockSpec& spec, const TokenTile& tile, const float* qkv,
+               const KeyValues* cache, float* out, std::vector<FloatBuffer>& scratch);
 
 }  // namespace slim

@@ -1,6 +1,7 @@
 // Attention of one tile of queries, streaming over tiles of keys with a running softmax (Milakov and
-// Gimelshein, arXiv 1805.02867): scores never leave the cache, whatever the length. Included after
-// vector_math.inl.
+// Gimelshein, arXiv 1805.02867): scores never leave the cache, whatever the length. Included by
+// kernels_*.cc as vector_math.inl is.
+#include "decoder/vector_math.inl"
 
 // c [Rows][Vectors] (+)= Σ_k a[i][k] · b[k][v]: rows broadcast, columns in vectors. Vector v of step k lies
 // at b + k · bStep + v · bVector.

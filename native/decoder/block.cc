@@ -206,7 +206,7 @@ void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues*
   scratch.rotary.fill(spec_.rotary, tile.start, tile.length, pool);
   prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
   float* attended = scratch.attended.reserve(tokens * spec_.queryWidth());
-  attention(pool, decoderKernels(), spec_, tile, qkv, keyValues, attended, scratch.attention);
+  attention(pool, spec_, tile, qkv, keyValues, attended, scratch.attention);
   tap(taps, &BlockTaps::o, attended, tokens, spec_.queryWidth(), endingSequences, pool);
   addOutput(o_, postAttentionNorm_, tokens, attended, spec_.queryWidth(), states, scratch, pool);
 }

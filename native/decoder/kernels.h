@@ -1,8 +1,6 @@
 // The vector kernels of the decoder, one set for each instruction set, chosen at run time.
 #pragma once
 #include <cstddef>
-#include <string_view>
-#include <vector>
 
 namespace slim {
 
@@ -26,7 +24,6 @@ struct AttentionTile {
 };
 
 struct DecoderKernels {
-  std::string_view instructionSet;
   // In place on n floats. exp saturates at e^88.37 and is 0 below e^-87.33.
   void (*exp)(float* x, size_t n);
   void (*tanh)(float* x, size_t n);
@@ -40,8 +37,7 @@ struct DecoderKernels {
   void (*attend)(const AttentionTile& tile);
 };
 
-/// The kernels that this machine can run, the fastest first; the last is portable.
-const std::vector<const DecoderKernels*>& allDecoderKernels();
-inline const DecoderKernels& decoderKernels() { return *allDecoderKernels().front(); }
+/// Of the instruction set that kernels use now (cpu/features.h).
+const DecoderKernels& decoderKernels();
 
 }  // namespace slim

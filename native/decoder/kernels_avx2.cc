@@ -20,14 +20,13 @@ typedef float Vector __attribute__((vector_size(32)));
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 
 #include "decoder/attention_tile.inl"
-#include "decoder/vector_math.inl"
 
 }  // namespace
 #pragma GCC pop_options
 
 namespace slim {
 extern const DecoderKernels kAvx2Kernels;
-const DecoderKernels kAvx2Kernels = {"avx2",          expInPlace, tanhInPlace, siluInPlace,      geluInPlace,
-                                     geluTanhInPlace, maximum,    sumExp,      sumExpDifference, attend};
+const DecoderKernels kAvx2Kernels = {expInPlace, tanhInPlace, siluInPlace,      geluInPlace, geluTanhInPlace,
+                                     maximum,    sumExp,      sumExpDifference, attend};
 }  // namespace slim
 #endif

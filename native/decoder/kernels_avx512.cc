@@ -20,15 +20,14 @@ typedef float Vector __attribute__((vector_size(64)));
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 
 #include "decoder/attention_tile.inl"
-#include "decoder/vector_math.inl"
 
 }  // namespace
 #pragma GCC pop_options
 
 namespace slim {
 extern const DecoderKernels kAvx512Kernels;
-const DecoderKernels kAvx512Kernels = {"avx512",         expInPlace,      tanhInPlace, siluInPlace,
-                                       geluInPlace,      geluTanhInPlace, maximum,     sumExp,
-                                       sumExpDifference, attend};
+const DecoderKernels kAvx512Kernels = {expInPlace,  tanhInPlace,      siluInPlace,
+                                       geluInPlace, geluTanhInPlace,  maximum,
+                                       sumExp,      sumExpDifference, attend};
 }  // namespace slim
 #endif

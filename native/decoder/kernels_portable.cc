@@ -15,13 +15,12 @@ typedef float Vector __attribute__((vector_size(16)));
 inline Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
 
 #include "decoder/attention_tile.inl"
-#include "decoder/vector_math.inl"
 
 }  // namespace
 
 namespace slim {
 extern const DecoderKernels kPortableKernels;
-const DecoderKernels kPortableKernels = {"portable",       expInPlace,      tanhInPlace, siluInPlace,
-                                         geluInPlace,      geluTanhInPlace, maximum,     sumExp,
-                                         sumExpDifference, attend};
+const DecoderKernels kPortableKernels = {expInPlace,  tanhInPlace,      siluInPlace,
+                                         geluInPlace, geluTanhInPlace,  maximum,
+                                         sumExp,      sumExpDifference, attend};
 }  // namespace slim

@@ -1,6 +1,6 @@
-// Exponential, tanh and the activations on vectors of kLanes floats. Included by kernels_*.cc inside an
-// anonymous namespace, after `Vector`, `kLanes` and `fma` of an instruction set: the same text compiled for
-// each.
+// Exponential, tanh and the activations on vectors of kLanes floats. Included by kernels_*.cc (through
+// attention_tile.inl) inside an anonymous namespace, after `Vector`, `kLanes` and `fma` of an instruction
+// set: the same text compiled for each.
 
 typedef int32_t IntVector __attribute__((vector_size(sizeof(Vector))));
 typedef float UnalignedVector __attribute__((vector_size(sizeof(Vector)), aligned(4), may_alias));

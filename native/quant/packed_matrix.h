@@ -15,16 +15,17 @@ struct GroupCodes {
   std::vector<uint8_t> groupBits;  // [groups], 1 … 8
   std::vector<uint8_t> codes;      // [rows, cols]; of 1-bit groups 1 for +, 0 for −
   std::vector<uint16_t> scales;    // [groups, rows] float16
-  std::vector<uint8_t> zeros;      // [groups, rows] integer zero points, 0 … 2^bits − 1 (unused by 1-bit groups)
-  std::vector<uint16_t> means;     // [groups, rows] float16, of 1-bit groups alone
+  std::vector<uint8_t> zeros;  // [groups, rows] integer zero points, 0 … 2^bits − 1 (unused by 1-bit groups)
+  std::vector<uint16_t> means;  // [groups, rows] float16, of 1-bit groups alone
 
   size_t groups() const { return groupBits.size(); }
 };
 
-/// Canonical layout. The groups lie one after the other in qweight; a group's rows lie one after the other; a row's
-/// codes are a little-endian bit string (code j in bits [j·b, (j+1)·b)), padded to a whole byte. qzeros: group after
-/// group; for b ≥ 2 the rows' zero points as such a bit string (b bits each), padded to a byte; for b = 1 the rows'
-/// means as float16. weight = scale · (code − zero), 1 bit: mean + scale · (code ? 1 : −1).
+/// Canonical layout. The groups lie one after the other in qweight; a group's rows lie one after the other; a
+/// row's codes are a little-endian bit string (code j in bits [j·b, (j+1)·b)), padded to a whole byte.
+/// qzeros: group after group; for b ≥ 2 the rows' zero points as such a bit string (b bits each), padded to a
+/// byte; for b = 1 the rows' means as float16. weight = scale · (code − zero), 1 bit: mean + scale · (code ?
+/// 1 : −1).
 class PackedMatrix final : public RowReader {
  public:
   static Status pack(const GroupCodes& codes, std::shared_ptr<PackedMatrix>& out);

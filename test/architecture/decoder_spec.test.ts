@@ -46,7 +46,7 @@ describe.each(FAMILIES)('%s', (family) => {
       }
     }
     const stored = readSafetensors(path.join(FIXTURES, family, 'model.safetensors'))
-    const expected = [...stored].map(([name, { shape }]) => [name, shape] as const)
+    const expected = Object.entries(stored).map(([name, { shape }]) => [name, shape] as const)
     expect(Object.fromEntries(shapes)).toEqual(Object.fromEntries(expected))
   })
 

@@ -82,7 +82,7 @@ export function buildDecoder(spec: DecoderSpec, tensor: TensorSource): LoadedDec
 export async function loadFixture(family: string, dtype: FloatDType = 'F32'): Promise<LoadedDecoder> {
   const stored = readSafetensors(path.join(FIXTURES, family, 'model.safetensors'))
   const tensors = new Map<string, NativeTensor>()
-  for (const [name, { tensor }] of stored)
+  for (const [name, tensor] of Object.entries(stored))
     tensors.set(name, dtype === 'F32' ? tensor : await run(addon().convertTensor(tensor, dtype, 1)))
   return buildDecoder(decoderSpec(fixtureConfig(family)), (name) => {
     const tensor = tensors.get(name)

@@ -1,26 +1,19 @@
-/** A safetensors file as native tensors, for tests: JSON header, then views of the mapped file. */
+/** The smallest reader of safetensors, for fixtures. */
 import { readFileSync } from 'node:fs'
-import { addon, type DType, type NativeTensor } from '../../lib/native/addon.js'
+import { addon, type NativeTensor } from '../../lib/native/addon.js'
 
-export interface StoredTensor {
-  dtype: DType
-  shape: number[]
-  tensor: NativeTensor
-}
+type Entry = { dtype: 'F32' | 'I32'; shape: number[]; data_offsets: [number, number] }
 
-export function readSafetensors(path: string): Map<string, StoredTensor> {
+/** Every tensor of a file, in native memory. */
+export function readSafetensors(path: string | URL): Record<string, NativeTensor> {
   const bytes = readFileSync(path)
-  const headerLength = Number(bytes.readBigUInt64LE(0))
-  const header = JSON.parse(bytes.toString('utf8', 8, 8 + headerLength)) as Record<
-    string,
-    { dtype: DType; shape: number[]; data_offsets: [number, number] }
-  >
-  delete header.__metadata__
-  const file = new (addon().MappedFile)(path)
-  return new Map(
-    Object.entries(header).map(([name, { dtype, shape, data_offsets }]) => [
-      name,
-      { dtype, shape, tensor: file.tensor(dtype, shape, 8 + headerLength + data_offsets[0]) },
-    ]),
-  )
+  const headerEnd = 8 + Number(bytes.readBigUInt64LE(0))
+  const header = JSON.parse(bytes.toString('utf8', 8, headerEnd)) as Record<string, Entry>
+  const tensors: Record<string, NativeTensor> = {}
+  for (const [name, { dtype, shape, data_offsets }] of Object.entries(header)) {
+    if (name === '__metadata__') continue
+    const data = bytes.subarray(headerEnd + data_offsets[0], headerEnd + data_offsets[1])
+    tensors[name] = addon().tensorFrom(new Uint8Array(data), dtype, shape)
+  }
+  return tensors
 }

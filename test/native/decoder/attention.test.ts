@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it } from 'vitest'
 import { addon, run } from '../../../lib/native/addon.js'
 import { largestDifference, randomFloats } from '../../support/decoder.js'
 
@@ -40,7 +40,7 @@ function reference(q: Float32Array, k: Float32Array, v: Float32Array, c: Require
   return out
 }
 
-async function attend(given: Case, instructionSet: string, threads: number) {
+async function attend(given: Case, threads: number) {
   const c = { past: 0, heads: 2, kvHeads: 2, headDim: 16, window: 0, softcap: 0, scale: 0.25, ...given }
   const { attention, tensorFrom } = addon()
   const q = randomFloats(c.tokens * c.heads * c.headDim, 1, 3)
@@ -52,16 +52,17 @@ async function attend(given: Case, instructionSet: string, threads: number) {
       tensorFrom(k!, 'F32', shape),
       tensorFrom(v!, 'F32', shape),
       { scale: c.scale, softcap: c.softcap, window: c.window },
-      instructionSet,
       threads,
     ),
   )
   return { out, expected: reference(q, k!, v!, c) }
 }
 
-describe.each(addon().kernelInstructionSets())('attention with %s', (instructionSet) => {
+describe.each(addon().instructionSets())('attention with %s', (instructionSet) => {
+  beforeAll(() => addon().setInstructionSet(instructionSet))
+
   const check = async (c: Case, bound = 1e-5) => {
-    const { out, expected } = await attend(c, instructionSet, 2)
+    const { out, expected } = await attend(c, 2)
     expect(largestDifference(out, expected), JSON.stringify(c)).toBeLessThan(bound)
   }
 
@@ -103,7 +104,7 @@ describe.each(addon().kernelInstructionSets())('attention with %s', (instruction
 
   it('gives the same bits with 1 and 3 threads', async () => {
     const c = { tokens: 150, heads: 6, kvHeads: 2, window: 70 }
-    const [one, three] = [await attend(c, instructionSet, 1), await attend(c, instructionSet, 3)]
+    const [one, three] = [await attend(c, 1), await attend(c, 3)]
     expect(largestDifference(one.out, three.out)).toBe(0)
   })
 })

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it } from 'vitest'
 import { addon } from '../../../lib/native/addon.js'
 import { randomFloats } from '../../support/decoder.js'
 
@@ -46,9 +46,11 @@ const kernels = [
   },
 ] as const
 
-describe.each(addon().kernelInstructionSets())('%s', (instructionSet) => {
+describe.each(addon().instructionSets())('%s', (instructionSet) => {
+  beforeAll(() => addon().setInstructionSet(instructionSet))
+
   const apply = (name: (typeof kernels)[number]['name'], x: Float32Array) =>
-    addon().applyKernel(name, addon().tensorFrom(x, 'F32', [x.length]), instructionSet)
+    addon().applyKernel(name, addon().tensorFrom(x, 'F32', [x.length]))
 
   it.each(kernels)('$name agrees with float64 at every magnitude', ({ name, reference, range, bound }) => {
     const wide = randomFloats(20_011, 1, range)

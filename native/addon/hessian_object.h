@@ -1,0 +1,33 @@
+// Hessian as a JavaScript object (NativeHessian in lib/native/addon.ts).
+#pragma once
+#include <napi.h>
+
+#include <memory>
+
+#include "quant/hessian.h"
+
+namespace slim::addon {
+
+class HessianObject : public Napi::ObjectWrap<HessianObject> {
+ public:
+  explicit HessianObject(const Napi::CallbackInfo& info);
+  /// nullptr when the value is not a Hessian or is disposed.
+  static std::shared_ptr<Hessian> get(const Napi::Value& value);
+  static Napi::Function define(Napi::Env env);
+
+ private:
+  Napi::Value getSize(const Napi::CallbackInfo& info);
+  Napi::Value getSequences(const Napi::CallbackInfo& info);
+  Napi::Value add(const Napi::CallbackInfo& info);
+  Napi::Value matrix(const Napi::CallbackInfo& info);
+  Napi::Value samples(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  std::shared_ptr<Hessian> hessian(const Napi::CallbackInfo& info) const;
+
+  std::shared_ptr<Hessian> hessian_;
+};
+
+/// The argument `name` as a Hessian, or an error that says what came.
+std::shared_ptr<Hessian> asHessian(const Napi::Value& value, const std::string& name);
+
+}  // namespace slim::addon

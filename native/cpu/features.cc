@@ -1,0 +1,53 @@
+#include "cpu/features.h"
+
+#include <atomic>
+
+namespace slim {
+namespace {
+
+std::vector<InstructionSet> detect() {
+  std::vector<InstructionSet> sets = {InstructionSet::Portable};
+#if defined(__x86_64__)
+  // __builtin_cpu_supports also asks whether the operating system saves the wide registers.
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (avx2) sets.push_back(InstructionSet::Avx2);
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    sets.push_back(InstructionSet::Avx512);
+#endif
+  return sets;
+}
+
+std::atomic<InstructionSet>& active() {
+  static std::atomic<InstructionSet> set{supportedInstructionSets().back()};
+  return set;
+}
+
+}  // namespace
+
+const char* instructionSetName(InstructionSet set) {
+  constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+  return kNames[size_t(set)];
+}
+
+const std::vector<InstructionSet>& supportedInstructionSets() {
+  static const std::vector<InstructionSet> sets = detect();
+  return sets;
+}
+
+InstructionSet activeInstructionSet() { return active().load(std::memory_order_relaxed); }
+
+Status setInstructionSet(const std::string& name) {
+  std::string expected;
+  for (InstructionSet set : supportedInstructionSets()) {
+    if (name == instructionSetName(set)) {
+      active().store(set, std::memory_order_relaxed);
+      return Status::success();
+    }
+    expected += (expected.empty() ? "" : " or ") + std::string(instructionSetName(set));
+  }
+  return Status::invalidArgument("name", expected + " on this processor", '"' + name + '"');
+}
+
+}  // namespace slim

@@ -1,0 +1,71 @@
+// Portable kernels of gemm: a 4 × 8 tile whose loops have constant bounds, so that any compiler keeps the
+// sums in vector registers.
+#include <algorithm>
+
+#include "cpu/gemm_kernels.h"
+
+namespace slim {
+namespace {
+
+constexpr size_t kMr = 4, kNr = 8;
+
+template <int kRows>
+void microKernel(size_t k, const float* a, const float* b, float* c, size_t ldc, size_t cols, float alpha,
+                 bool accumulate) {
+  float sum[kRows][kNr] = {};
+  for (size_t p = 0; p < k; ++p, a += kMr, b += kNr)
+    for (int i = 0; i < kRows; ++i)
+      for (size_t j = 0; j < kNr; ++j) sum[i][j] += a[i] * b[j];
+  for (int i = 0; i < kRows; ++i)
+    for (size_t j = 0; j < cols; ++j)
+      c[i * ldc + j] = alpha * sum[i][j] + (accumulate ? c[i * ldc + j] : 0.0f);
+}
+
+void packRows(const float* source, size_t stride, size_t rows, size_t k, size_t lanes, size_t width,
+              float* panel) {
+  for (size_t r = 0; r < lanes; ++r)
+    for (size_t p = 0; p < k; ++p) panel[p * width + r] = r < rows ? source[r * stride + p] : 0.0f;
+}
+
+void packColumns(const float* source, size_t stride, size_t rows, size_t k, size_t width, float* panel) {
+  for (size_t p = 0; p < k; ++p)
+    for (size_t r = 0; r < width; ++r) panel[p * width + r] = r < rows ? source[p * stride + r] : 0.0f;
+}
+
+// Eight partial sums a product: the order of additions that a vector unit has, and no dependency between
+// them.
+template <int kA, int kB>
+void dotKernel(size_t k, const float* a, size_t lda, const float* b, size_t ldb, float* sums) {
+  constexpr size_t kLanes = 8;
+  for (int i = 0; i < kA; ++i)
+    for (int j = 0; j < kB; ++j) {
+      const float *x = a + i * lda, *y = b + j * ldb;
+      float lane[kLanes] = {};
+      size_t p = 0;
+      for (; p + kLanes <= k; p += kLanes)
+        for (size_t l = 0; l < kLanes; ++l) lane[l] += x[p + l] * y[p + l];
+      for (size_t l = 0; p < k; ++p, ++l) lane[l] += x[p] * y[p];
+      for (size_t half = kLanes / 2; half > 0; half /= 2)
+        for (size_t l = 0; l < half; ++l) lane[l] += lane[l + half];
+      sums[i * kDotRows + j] += lane[0];
+    }
+}
+
+}  // namespace
+
+const GemmKernels kPortableGemm = {
+    .mr = kMr,
+    .nr = kNr,
+    .packLanes = 8,
+    .tileRows = 24 * kMr,
+    .tileCols = 16 * kNr,
+    .micro = {microKernel<1>, microKernel<2>, microKernel<3>, microKernel<4>},
+    .dot = {{dotKernel<1, 1>, dotKernel<1, 2>, dotKernel<1, 3>, dotKernel<1, 4>},
+            {dotKernel<2, 1>, dotKernel<2, 2>, dotKernel<2, 3>, dotKernel<2, 4>},
+            {dotKernel<3, 1>, dotKernel<3, 2>, dotKernel<3, 3>, dotKernel<3, 4>},
+            {dotKernel<4, 1>, dotKernel<4, 2>, dotKernel<4, 3>, dotKernel<4, 4>}},
+    .packRows = packRows,
+    .packColumns = packColumns,
+};
+
+}  // namespace slim

@@ -1,0 +1,123 @@
+#include "quant/quantize_linear.h"
+
+#include <chrono>
+#include <string>
+
+#include "quant/output_error.h"
+#include "quant/salience.h"
+
+namespace slim {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double secondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+Status checkGroupSize(size_t groupSize, size_t cols) {
+  if (groupSize >= 1 && groupSize <= cols) return Status::success();
+  Status status = Status::error("SLIM_GROUP_SIZE", "A group of " + std::to_string(groupSize) +
+                                                       " channels does not fit a layer of " +
+                                                       std::to_string(cols) + " input channels");
+  status.parameter = "groupSize";
+  status.expected = "1 to " + std::to_string(cols);
+  status.received = std::to_string(groupSize);
+  status.remedy = "Choose a smaller group size, or leave the layer out by an override";
+  return status;
+}
+
+Status checkGroupBits(const std::vector<uint8_t>& groupBits, const Groups& groups) {
+  if (groupBits.size() != groups.count())
+    return Status::invalidArgument("groupBits", std::to_string(groups.count()) + " widths, one a group",
+                                   std::to_string(groupBits.size()));
+  for (size_t g = 0; g < groupBits.size(); ++g)
+    if (groupBits[g] < 1 || groupBits[g] > 8)
+      return Status::invalidArgument("groupBits[" + std::to_string(g) + "]", "1 to 8 bits",
+                                     std::to_string(groupBits[g]));
+  return Status::success();
+}
+
+Status loadWeight(const Tensor& weight, ThreadPool& pool, std::vector<float>& out) {
+  if (weight.shape().size() != 2 || weight.elements() == 0)
+    return Status::invalidArgument("weight", "a matrix [rows, cols]",
+                                   "a tensor of " + std::to_string(weight.shape().size()) +
+                                       " dimensions and " + std::to_string(weight.elements()) + " elements");
+  const size_t index = findNonFinite(weight, pool);
+  if (index != weight.elements())
+    return Status::error("SLIM_TENSOR_NON_FINITE", "The weight holds a NaN or an infinity at row " +
+                                                       std::to_string(index / weight.cols()) + ", column " +
+                                                       std::to_string(index % weight.cols()));
+  out.resize(weight.elements());
+  pool.parallelFor(weight.rows(), [&](size_t r, int) {
+    readRow(weight.dtype(), weight.row(r), 0, weight.cols(), out.data() + r * weight.cols());
+  });
+  return Status::success();
+}
+
+void clearDeadChannels(std::vector<float>& w, const std::vector<uint8_t>& dead) {
+  const size_t cols = dead.size();
+  for (size_t j = 0; j < cols; ++j)
+    if (dead[j])
+      for (size_t i = j; i < w.size(); i += cols) w[i] = 0;
+}
+
+Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const QuantizeLinearOptions& options,
+                      ThreadPool& pool, const CancelFlag& cancelled, QuantizedLinear& out) {
+  using Allocation = QuantizeLinearOptions::Allocation;
+  const auto reading = hessian.reading();
+  const size_t rows = weight.rows(), cols = weight.cols();
+  if (hessian.size() != cols)
+    return Status::invalidArgument("hessian",
+                                   "a Hessian of the weight's " + std::to_string(cols) + " input channels",
+                                   std::to_string(hessian.size()));
+  if (hessian.sequences() == 0)
+    return Status::invalidArgument("hessian", "a Hessian with calibration inputs", "an empty one");
+  SLIM_RETURN_IF_ERROR(checkGroupSize(options.groupSize, cols));
+  const Groups groups{cols, options.groupSize};
+  std::vector<float> w;
+  SLIM_RETURN_IF_ERROR(loadWeight(weight, pool, w));
+  const std::vector<float> original = w;
+  if (options.compensate || options.allocation == Allocation::Sba)
+    clearDeadChannels(w, hessian.deadChannels());
+  const GroupedWeight grouped{w.data(), rows, groups};
+
+  out.groupBits.assign(groups.count(), uint8_t(options.bits));
+  if (options.allocation == Allocation::Given) {
+    SLIM_RETURN_IF_ERROR(checkGroupBits(options.groupBits, groups));
+    out.groupBits = options.groupBits;
+  }
+  if (options.allocation == Allocation::Sba) {
+    const auto factorStart = Clock::now();
+    std::shared_ptr<const std::vector<float>> diagonal;
+    SLIM_RETURN_IF_ERROR(hessian.salienceDiagonal(pool, cancelled, diagonal));
+    out.factorSeconds += secondsSince(factorStart);
+    const auto start = Clock::now();
+    out.salience = groupSalience(grouped, diagonal->data(), pool);
+    const Samples samples{hessian.samples().data(), hessian.sampleCount(), hessian.sampledSequences()};
+    BitAllocation allocation;
+    SLIM_RETURN_IF_ERROR(
+        allocateBits(grouped, samples, out.salience, options.bits, pool, cancelled, allocation));
+    out.groupBits = std::move(allocation.groupBits);
+    out.kl = std::move(allocation.kl);
+    out.allocationSeconds = secondsSince(start);
+  }
+
+  std::shared_ptr<const InverseFactor> factor;
+  if (options.compensate) {
+    const auto start = Clock::now();
+    SLIM_RETURN_IF_ERROR(hessian.gptqFactor(pool, cancelled, factor));
+    out.factorSeconds += secondsSince(start);
+    out.damping = factor->damping;
+  }
+  GroupCodes codes;
+  SLIM_RETURN_IF_ERROR(quantizeGroups(w, rows, groups, out.groupBits, options.quantizer, factor.get(), pool,
+                                      cancelled, codes, out.seconds));
+  SLIM_RETURN_IF_ERROR(PackedMatrix::pack(codes, out.packed));
+  if (cancelled.load()) return Status::aborted();
+  out.relativeError = relativeOutputError(original.data(), *out.packed, hessian.sum(), pool);
+  return Status::success();
+}
+
+}  // namespace slim

@@ -1,0 +1,47 @@
+// The whole step for one linear layer: Hessian and weight to packed matrix.
+#pragma once
+#include <optional>
+#include <vector>
+
+#include "core/status.h"
+#include "quant/bit_allocation.h"
+#include "quant/gptq.h"
+#include "quant/hessian.h"
+
+namespace slim {
+
+struct QuantizeLinearOptions {
+  int bits = 2;
+  size_t groupSize = 128;
+  enum class Allocation { Uniform, Sba, Given } allocation = Allocation::Uniform;
+  std::vector<uint8_t> groupBits;  // of Allocation::Given
+  Quantizer quantizer = Quantizer::MinMax;
+  bool compensate = false;  // GPTQ
+};
+
+struct QuantizedLinear {
+  std::shared_ptr<PackedMatrix> packed;
+  std::vector<uint8_t> groupBits;
+  double relativeError = 0;
+  double damping = 0;            // share of the mean diagonal, of GPTQ's factor
+  std::vector<double> kl;        // of SBA's candidates
+  std::vector<double> salience;  // of the groups, if SBA asked
+  double factorSeconds = 0, allocationSeconds = 0;
+  QuantizationSeconds seconds;
+};
+
+/// A group size that a layer can have: 1 … cols. Else SLIM_GROUP_SIZE.
+Status checkGroupSize(size_t groupSize, size_t cols);
+/// One width of 1 … 8 for every group.
+Status checkGroupBits(const std::vector<uint8_t>& groupBits, const Groups& groups);
+/// A weight as finite float32, a copy.
+Status loadWeight(const Tensor& weight, ThreadPool& pool, std::vector<float>& out);
+/// Zeros the columns of channels that never fire: nothing in the calibration says what they should be, and
+/// they must not widen a group's range.
+void clearDeadChannels(std::vector<float>& w, const std::vector<uint8_t>& dead);
+
+/// `weight` [rows, cols] in any float dtype; the Hessian's size is cols.
+Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const QuantizeLinearOptions& options,
+                      ThreadPool& pool, const CancelFlag& cancelled, QuantizedLinear& out);
+
+}  // namespace slim

@@ -1,0 +1,53 @@
+#include "quant/scale_search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace slim {
+
+const std::array<float, 2 * kSearchSteps + 1>& searchFactors() {
+  static const auto factors = [] {
+    std::array<float, 2 * kSearchSteps + 1> p{1.0f};
+    for (size_t k = 1; k <= kSearchSteps; ++k) {
+      const double step = kSearchRange * double(k) / double(kSearchSteps);
+      p[k] = float(1 + step);
+      p[kSearchSteps + k] = float(1 - step);
+    }
+    return p;
+  }();
+  return factors;
+}
+
+void searchScalePortable(const float* weights, size_t width, const float* lo, const float* hi, int maxCode,
+                         float* scale, float* zero) {
+  for (size_t r = 0; r < kLanes; ++r) {
+    float least = std::numeric_limits<float>::infinity();
+    for (const float p : searchFactors()) {
+      const float s = (p * hi[r] - p * lo[r]) / float(maxCode), z = std::nearbyint(-p * lo[r] / s);
+      const float inverse = 1 / s;
+      float loss = 0;
+      for (size_t j = 0; j < width; ++j) {
+        const float w = weights[j * kLanes + r];
+        const float level = std::clamp(std::nearbyint(w * inverse), -z, float(maxCode) - z);
+        loss += std::pow(std::abs(level * s - w), kSearchNorm);
+      }
+      if (loss < least || p == 1) {
+        least = loss;
+        scale[r] = s;
+        zero[r] = z;
+      }
+    }
+  }
+}
+
+ScaleSearch scaleSearch(InstructionSet set) {
+#if defined(__x86_64__)
+  if (set == InstructionSet::Avx512) return searchScaleAvx512;
+  if (set == InstructionSet::Avx2) return searchScaleAvx2;
+#endif
+  (void)set;
+  return searchScalePortable;
+}
+
+}  // namespace slim
