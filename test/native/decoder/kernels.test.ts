@@ -1,25 +1,7 @@
 import { beforeAll, describe, expect, it } from 'vitest'
 import { addon } from '../../../lib/native/addon.js'
 import { randomFloats } from '../../support/decoder.js'
-
-/** erfc in float64: its Taylor series up to 3, then a continued fraction (Lentz). */
-function erfc(x: number): number {
-  if (x < 0) return 2 - erfc(-x)
-  if (x < 3) {
-    let [term, sum] = [x, x]
-    for (let n = 1; Math.abs(term) > 1e-18 * Math.abs(sum); n++) {
-      term *= (-x * x) / n
-      sum += term / (2 * n + 1)
-    }
-    return 1 - (2 / Math.sqrt(Math.PI)) * sum
-  }
-  let fraction = x
-  for (let n = 60; n > 0; n--) fraction = x + n / 2 / fraction
-  return Math.exp(-x * x) / (fraction * Math.sqrt(Math.PI))
-}
-
-const gelu = (x: number) => (x / 2) * erfc(-x / Math.SQRT2)
-const geluTanh = (x: number) => x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)))
+import { gelu, geluTanh, silu } from '../../support/functions.js'
 
 // The bound is relative to the value. A wide sigmoid's argument is rounded to float32 before its exponential, so the
 // tails of the activations, which are small beside x, lose some digits: there the bound is relative to x.
@@ -28,7 +10,7 @@ const kernels = [
   { name: 'tanh', reference: Math.tanh, range: 12, bound: (value: number) => 3e-7 * Math.abs(value) },
   {
     name: 'silu',
-    reference: (x: number) => x / (1 + Math.exp(-x)),
+    reference: silu,
     range: 80,
     bound: (value: number) => 5e-7 * Math.abs(value),
   },

@@ -28,13 +28,13 @@ async function errors(family: string, dtype: FloatDType) {
 }
 
 describe.each(FAMILIES)('%s against transformers', (family) => {
+  // Largest measured over the families: F32 5e-6 and 4e-7, F16 1e-2 and 9e-4, BF16 7e-2 and 3.5e-3.
   it.each([
     ['F32', 2e-3, 1e-4],
     ['F16', 2e-2, 2e-3],
-    ['BF16', 2e-1, 2e-2],
+    ['BF16', 1.5e-1, 1e-2],
   ] as const)('weights in %s: logits within %f, mean NLL within %f', async (dtype, logits, nll) => {
     const error = await errors(family, dtype)
-    if (process.env.SLIM_TEST_VERBOSE) console.log(family, dtype, error)
     expect(error.logits).toBeLessThan(logits)
     expect(error.nll).toBeLessThan(nll)
   })
@@ -164,7 +164,7 @@ describe('bad input', () => {
 
   it('stops when it is aborted', async () => {
     const model = await load()
-    const job = model.logits(randomIds(64, 256, 1), 1)
+    const job = model.tokenNll(randomIds(8000, 256, 1), 1) // eight tiles
     job.cancel()
     await expect(run(job)).rejects.toMatchObject({ code: 'SLIM_ABORTED' })
   })
