@@ -14,7 +14,7 @@ export interface BlockSpec {
     unitOffset: boolean
   }
   /** Rotary embedding of the first `dim` elements of every head (halves apart, as in Hugging Face); null: none. */
-  rotary: { dim: number; inverseFrequencies: Float32Array; /** factor on cos and sin */ scale: number } | null
+  rotary: { dim: number; inverseFrequencies: Float32Array /** factor on cos and sin */; scale: number } | null
   attention: {
     /** Factor on q·k. */
     scale: number

@@ -259,6 +259,20 @@ export interface NativeAddon {
 
   DecoderBlock: new (spec: BlockSpec, weights: BlockWeights) => NativeDecoderBlock
   DecoderModel: new (parts: ModelParts) => NativeDecoderModel
+
+  /** Internal to tests and benchmarks: a copy of x (float32) through one vector kernel. */
+  applyKernel(name: 'exp' | 'tanh' | 'silu' | 'gelu' | 'geluTanh', x: NativeTensor): Float32Array
+  /**
+   * Causal attention, softmax(scale · q·k) v: q [tokens, heads, headDim], k and v [past + tokens, kvHeads, headDim],
+   * float32, the queries being the last tokens; out as q. softcap and window as in BlockSpec.
+   */
+  attention(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    options: BlockSpec['attention'],
+    threads: number,
+  ): NativeJob<Float32Array>
 }
 
 /** The package's folder: the nearest one above this file with a package.json. */

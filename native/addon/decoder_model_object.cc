@@ -1,0 +1,220 @@
+#include <cstring>
+
+#include "addon/arguments.h"
+#include "addon/decoder_object.h"
+
+namespace slim::addon {
+namespace {
+
+constexpr napi_type_tag kModelTag = {0x71d94e0b3ac84c26, 0xb5f2086d9e17a34c};
+constexpr napi_type_tag kCacheTag = {0x0e8b5c7741fd49a3, 0xa61c3d52f0984be7};
+
+std::vector<int32_t> asIds(const Napi::Value& value) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
+    throwInvalid(value.Env(), "ids", "an Int32Array of token ids", value);
+  const auto array = value.As<Napi::Int32Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
+ModelParts asParts(const Napi::Value& value) {
+  const auto object = asObject(value, "parts");
+  ModelParts parts;
+  parts.embedding = asWeight(object.Get("embedding"), "embedding");
+  if (const Napi::Value given = object.Get("positions"); !isMissing(given)) {
+    const auto positions = asObject(given, "positions");
+    parts.positions = asTensor(positions.Get("weight"), "positions.weight");
+    parts.positionOffset = asSize(positions.Get("offset"), "positions.offset");
+  }
+  parts.embeddingScale = float(asNumber(object.Get("embeddingScale"), "embeddingScale"));
+  const Napi::Value blocks = object.Get("blocks");
+  if (!blocks.IsArray()) throwInvalid(value.Env(), "blocks", "an array of decoder blocks", blocks);
+  for (uint32_t i = 0; i < blocks.As<Napi::Array>().Length(); ++i) {
+    const Napi::Value block = blocks.As<Napi::Array>().Get(i);
+    parts.blocks.push_back(DecoderBlockObject::get(block));
+    if (!parts.blocks.back())
+      throwInvalid(value.Env(), "blocks[" + std::to_string(i) + "]", "a decoder block that is not disposed",
+                   block);
+  }
+  if (const Napi::Value given = object.Get("finalNorm"); !isMissing(given)) {
+    const auto norm = asObject(given, "finalNorm");
+    parts.finalNormWeight = asTensor(norm.Get("weight"), "finalNorm.weight");
+    parts.finalNormBias = asOptionalTensor(norm.Get("bias"), "finalNorm.bias");
+  }
+  parts.head = asWeight(object.Get("head"), "head");
+  parts.logitSoftcap = float(asNumber(object.Get("logitSoftcap"), "logitSoftcap"));
+  return parts;
+}
+
+template <typename Array, typename Element>
+Napi::Value toTypedArray(Napi::Env env, const std::vector<Element>& values) {
+  auto array = Array::New(env, values.size());
+  if (!values.empty()) std::memcpy(array.Data(), values.data(), values.size() * sizeof(Element));
+  return array;
+}
+
+Napi::Value toFloats(Napi::Env env, const std::vector<float>& values) {
+  return toTypedArray<Napi::Float32Array>(env, values);
+}
+
+}  // namespace
+
+KvCacheObject::KvCacheObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  if (!info[0].IsExternal())
+    throw toError(info.Env(), Status::error("SLIM_INVALID_ARGUMENT", "Caches are made by a model's cache()"));
+  cache_ = *info[0].As<Napi::External<std::shared_ptr<SharedCache>>>().Data();
+  info.This().As<Napi::Object>().TypeTag(&kCacheTag);
+}
+
+Napi::Value KvCacheObject::wrap(Napi::Env env, std::shared_ptr<SharedCache> cache) {
+  return env.GetInstanceData<AddonData>()->kvCache.New(
+      {Napi::External<std::shared_ptr<SharedCache>>::New(env, &cache)});
+}
+
+std::shared_ptr<SharedCache> KvCacheObject::get(const Napi::Value& value) {
+  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kCacheTag)) return nullptr;
+  return Unwrap(value.As<Napi::Object>())->cache_;
+}
+
+Napi::Value KvCacheObject::getLength(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), cache_ ? double(cache_->cache->length()) : 0);
+}
+
+Napi::Value KvCacheObject::getCapacity(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), cache_ ? double(cache_->cache->capacity()) : 0);
+}
+
+Napi::Value KvCacheObject::dispose(const Napi::CallbackInfo& info) {
+  cache_.reset();
+  return info.Env().Undefined();
+}
+
+Napi::Function KvCacheObject::define(Napi::Env env) {
+  return DefineClass(env, "KvCache",
+                     {InstanceAccessor<&KvCacheObject::getLength>("length"),
+                      InstanceAccessor<&KvCacheObject::getCapacity>("capacity"),
+                      InstanceMethod<&KvCacheObject::dispose>("dispose")});
+}
+
+DecoderModelObject::DecoderModelObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  throwIfError(info.Env(), DecoderModel::make(asParts(info[0]), model_));
+  info.This().As<Napi::Object>().TypeTag(&kModelTag);
+}
+
+std::shared_ptr<DecoderModel> DecoderModelObject::get(const Napi::Value& value) {
+  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kModelTag)) return nullptr;
+  return Unwrap(value.As<Napi::Object>())->model_;
+}
+
+std::shared_ptr<DecoderModel> DecoderModelObject::model(const Napi::CallbackInfo& info) const {
+  if (!model_) throw toError(info.Env(), Status::error("SLIM_DISPOSED", "The model is disposed"));
+  return model_;
+}
+
+// embed(ids, sequenceLength, spillDirectory): NativeTensor
+Napi::Value DecoderModelObject::embed(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  const auto m = model(info);
+  const auto ids = asIds(info[0]);
+  const size_t sequenceLength = asSize(info[1], "sequenceLength", 1);
+  TensorPtr states;
+  throwIfError(env, Tensor::allocate(DType::F32, {ids.size(), m->hidden()}, states,
+                                     isMissing(info[2]) ? "" : asString(info[2], "spillDirectory")));
+  throwIfError(env, m->embed(ids, sequenceLength, 0, states->as<float>()));
+  return TensorObject::wrap(env, states);
+}
+
+// logits(ids, threads): NativeJob<Float32Array>
+Napi::Value DecoderModelObject::logits(const Napi::CallbackInfo& info) {
+  auto m = model(info);
+  auto ids = asIds(info[0]);
+  auto pool = asThreads(info[1]);
+  auto out = std::make_shared<std::vector<float>>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag& cancelled) {
+        out->resize(ids.size() * m->vocab());
+        return m->logits(ids, out->data(), *pool, cancelled);
+      },
+      [=](Napi::Env e) { return toFloats(e, *out); });
+}
+
+// tokenNll(ids, threads): NativeJob<Float32Array>
+Napi::Value DecoderModelObject::tokenNll(const Napi::CallbackInfo& info) {
+  auto m = model(info);
+  auto ids = asIds(info[0]);
+  auto pool = asThreads(info[1]);
+  auto out = std::make_shared<std::vector<float>>();
+  return startJob(
+      info.Env(), [=](const CancelFlag& cancelled) { return m->tokenNll(ids, *out, *pool, cancelled); },
+      [=](Napi::Env e) { return toFloats(e, *out); });
+}
+
+// compare(reference, ids, threads): NativeJob<{ nll, referenceNll, kl, agrees }>
+Napi::Value DecoderModelObject::compare(const Napi::CallbackInfo& info) {
+  auto m = model(info);
+  auto reference = get(info[0]);
+  if (!reference) throwInvalid(info.Env(), "reference", "a decoder model that is not disposed", info[0]);
+  auto ids = asIds(info[1]);
+  auto pool = asThreads(info[2]);
+  auto out = std::make_shared<Comparison>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag& cancelled) { return m->compare(*reference, ids, *out, *pool, cancelled); },
+      [=](Napi::Env e) {
+        auto result = Napi::Object::New(e);
+        result.Set("nll", toFloats(e, out->nll));
+        result.Set("referenceNll", toFloats(e, out->referenceNll));
+        result.Set("kl", toFloats(e, out->kl));
+        result.Set("agrees", toTypedArray<Napi::Uint8Array>(e, out->agrees));
+        return result;
+      });
+}
+
+// cache(capacity): NativeKvCache
+Napi::Value DecoderModelObject::cache(const Napi::CallbackInfo& info) {
+  auto shared = std::make_shared<SharedCache>();
+  shared->model = model(info);
+  throwIfError(info.Env(), shared->model->makeCache(asSize(info[0], "capacity", 1), shared->cache));
+  return KvCacheObject::wrap(info.Env(), std::move(shared));
+}
+
+// step(cache, ids, threads): NativeJob<Float32Array>
+Napi::Value DecoderModelObject::step(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  auto m = model(info);
+  auto shared = KvCacheObject::get(info[0]);
+  if (!shared || shared->model != m)
+    throwInvalid(env, "cache", "a cache of this model that is not disposed", info[0]);
+  auto ids = asIds(info[1]);
+  auto pool = asThreads(info[2]);
+  if (shared->busy.exchange(true))
+    throw toError(env, Status::invalidArgument("cache", "a cache that no step is using", "a busy one",
+                                               "Await the previous step, or use one cache a sequence"));
+  // Held by what makes the promise's value: the cache is free when the promise settles, whatever the outcome.
+  std::shared_ptr<void> release(shared.get(), [shared](void*) { shared->busy = false; });
+  auto out = std::make_shared<std::vector<float>>(m->vocab());
+  return startJob(
+      env,
+      [=](const CancelFlag& cancelled) {
+        return m->step(*shared->cache, ids, out->data(), *pool, cancelled);
+      },
+      [out, release](Napi::Env e) { return toFloats(e, *out); });
+}
+
+Napi::Value DecoderModelObject::dispose(const Napi::CallbackInfo& info) {
+  model_.reset();
+  return info.Env().Undefined();
+}
+
+Napi::Function DecoderModelObject::define(Napi::Env env) {
+  return DefineClass(
+      env, "DecoderModel",
+      {InstanceMethod<&DecoderModelObject::embed>("embed"),
+       InstanceMethod<&DecoderModelObject::logits>("logits"),
+       InstanceMethod<&DecoderModelObject::tokenNll>("tokenNll"),
+       InstanceMethod<&DecoderModelObject::compare>("compare"),
+       InstanceMethod<&DecoderModelObject::cache>("cache"), InstanceMethod<&DecoderModelObject::step>("step"),
+       InstanceMethod<&DecoderModelObject::dispose>("dispose")});
+}
+
+}  // namespace slim::addon

@@ -1,0 +1,70 @@
+// The decoder as JavaScript objects: DecoderBlock, DecoderModel and its KvCache (lib/native/addon.ts).
+#pragma once
+#include <napi.h>
+
+#include <atomic>
+
+#include "decoder/block.h"
+#include "decoder/model.h"
+
+namespace slim::addon {
+
+/// A dense tensor or a packed matrix as a linear layer's weight.
+Weight asWeight(const Napi::Value& value, const std::string& name);
+
+class DecoderBlockObject : public Napi::ObjectWrap<DecoderBlockObject> {
+ public:
+  explicit DecoderBlockObject(const Napi::CallbackInfo& info);
+  /// nullptr when the value is not a block or is disposed.
+  static std::shared_ptr<DecoderBlock> get(const Napi::Value& value);
+  static Napi::Function define(Napi::Env env);
+
+ private:
+  Napi::Value forward(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+
+  std::shared_ptr<DecoderBlock> block_;
+};
+
+/// A cache belongs to the model that made it and serves one step at a time.
+struct SharedCache {
+  std::shared_ptr<DecoderModel> model;
+  std::shared_ptr<KvCache> cache;
+  std::atomic<bool> busy{false};
+};
+
+class KvCacheObject : public Napi::ObjectWrap<KvCacheObject> {
+ public:
+  explicit KvCacheObject(const Napi::CallbackInfo& info);
+  static Napi::Value wrap(Napi::Env env, std::shared_ptr<SharedCache> cache);
+  static std::shared_ptr<SharedCache> get(const Napi::Value& value);
+  static Napi::Function define(Napi::Env env);
+
+ private:
+  Napi::Value getLength(const Napi::CallbackInfo& info);
+  Napi::Value getCapacity(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+
+  std::shared_ptr<SharedCache> cache_;
+};
+
+class DecoderModelObject : public Napi::ObjectWrap<DecoderModelObject> {
+ public:
+  explicit DecoderModelObject(const Napi::CallbackInfo& info);
+  static std::shared_ptr<DecoderModel> get(const Napi::Value& value);
+  static Napi::Function define(Napi::Env env);
+
+ private:
+  std::shared_ptr<DecoderModel> model(const Napi::CallbackInfo& info) const;
+  Napi::Value embed(const Napi::CallbackInfo& info);
+  Napi::Value logits(const Napi::CallbackInfo& info);
+  Napi::Value tokenNll(const Napi::CallbackInfo& info);
+  Napi::Value compare(const Napi::CallbackInfo& info);
+  Napi::Value cache(const Napi::CallbackInfo& info);
+  Napi::Value step(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+
+  std::shared_ptr<DecoderModel> model_;
+};
+
+}  // namespace slim::addon

@@ -1,0 +1,250 @@
+#include "decoder/block.h"
+
+#include <algorithm>
+
+#include "decoder/activation.h"
+
+namespace slim {
+namespace {
+
+// A tile's scratch stays under this many bytes (SmolLM2-135M: 2048 tokens, LLaMA-7B: 730): large enough that
+// packing the weights for a product is a few per cent of it, small beside the weights of a model.
+constexpr size_t kScratchBytes = size_t(128) << 20;
+constexpr size_t kLeastTokens = 256, kMostTokens = 2048;
+
+Status checkSpec(const BlockSpec& spec) {
+  const auto positive = [](const char* name, size_t value) {
+    return value > 0 ? Status::success() : Status::invalidArgument(name, "a whole number from 1 up", "0");
+  };
+  SLIM_RETURN_IF_ERROR(positive("spec.hiddenSize", spec.hiddenSize));
+  SLIM_RETURN_IF_ERROR(positive("spec.heads", spec.heads));
+  SLIM_RETURN_IF_ERROR(positive("spec.kvHeads", spec.kvHeads));
+  SLIM_RETURN_IF_ERROR(positive("spec.headDim", spec.headDim));
+  if (spec.heads % spec.kvHeads != 0)
+    return Status::invalidArgument("spec.kvHeads",
+                                   "a divisor of the " + std::to_string(spec.heads) + " heads",
+                                   std::to_string(spec.kvHeads));
+  if (spec.qkvLayout == QkvLayout::PerHead && spec.heads != spec.kvHeads)
+    return Status::invalidArgument("spec.kvHeads", std::to_string(spec.heads) + " (perHead layout)",
+                                   std::to_string(spec.kvHeads));
+  const RotarySpec& rotary = spec.rotary;
+  if (rotary.dim % 2 != 0 || rotary.dim > spec.headDim)
+    return Status::invalidArgument("spec.rotary.dim", "an even number up to " + std::to_string(spec.headDim),
+                                   std::to_string(rotary.dim));
+  if (rotary.inverseFrequencies.size() != rotary.dim / 2)
+    return Status::invalidArgument("spec.rotary.inverseFrequencies",
+                                   std::to_string(rotary.dim / 2) + " values",
+                                   std::to_string(rotary.inverseFrequencies.size()));
+  return Status::success();
+}
+
+struct LinearSlot {
+  const char* role;
+  Linear* linear;
+  size_t rows, cols;
+};
+
+struct NormSlot {
+  const char* role;
+  Norm* norm;
+  size_t size;
+  bool required;
+};
+
+template <typename Slot, typename Weights>
+Status rejectUnknown(const char* kind, const std::vector<Slot>& slots,
+                     const std::map<std::string, Weights>& weights) {
+  std::string roles;
+  for (const Slot& slot : slots) roles += (roles.empty() ? "" : ", ") + std::string(slot.role);
+  for (const auto& [role, unused] : weights)
+    if (std::none_of(slots.begin(), slots.end(), [&](const Slot& slot) { return role == slot.role; }))
+      return Status::invalidArgument(kind, "the roles " + roles + " (by spec)", role);
+  return Status::success();
+}
+
+Status fill(const LinearSlot& slot, const BlockWeights& weights) {
+  const std::string role = std::string("linears.") + slot.role;
+  const auto found = weights.linears.find(slot.role);
+  if (found == weights.linears.end()) return Weight{}.check(role + ".weight", slot.rows, slot.cols);
+  SLIM_RETURN_IF_ERROR(found->second.weight.check(role + ".weight", slot.rows, slot.cols));
+  slot.linear->weight = found->second.weight;
+  return found->second.bias ? readVector(found->second.bias, role + ".bias", slot.rows, slot.linear->bias)
+                            : Status::success();
+}
+
+Status fill(const NormSlot& slot, const NormSpec& spec, const BlockWeights& weights) {
+  const std::string role = std::string("norms.") + slot.role;
+  const auto found = weights.norms.find(slot.role);
+  if (found == weights.norms.end())
+    return slot.required ? Status::invalidArgument(role, "a norm", "nothing") : Status::success();
+  std::vector<float> weight, bias;
+  SLIM_RETURN_IF_ERROR(readVector(found->second.weight, role + ".weight", slot.size, weight));
+  if (found->second.bias)
+    SLIM_RETURN_IF_ERROR(readVector(found->second.bias, role + ".bias", slot.size, bias));
+  *slot.norm = Norm(spec, std::move(weight), std::move(bias));
+  return Status::success();
+}
+
+void tap(const BlockTaps* taps, std::shared_ptr<Hessian> BlockTaps::*name, const float* x, size_t tokens,
+         size_t stride, size_t sequences, ThreadPool& pool) {
+  if (taps && taps->*name) (taps->*name)->add(x, tokens, stride, sequences, pool);
+}
+
+}  // namespace
+
+Status DecoderBlock::make(BlockSpec spec, const BlockWeights& weights, std::shared_ptr<DecoderBlock>& out) {
+  SLIM_RETURN_IF_ERROR(checkSpec(spec));
+  auto block = std::make_shared<DecoderBlock>();
+  DecoderBlock& b = *block;
+  // The intermediate size is down's: its other matrices are checked against it.
+  const auto down = weights.linears.find("down");
+  const size_t hidden = spec.hiddenSize, inner = down == weights.linears.end() ? 0 : down->second.weight.cols;
+  std::vector<LinearSlot> linears;
+  if (spec.qkvLayout == QkvLayout::Separate)
+    linears = {{"q", &b.q_, spec.queryWidth(), hidden},
+               {"k", &b.k_, spec.keyWidth(), hidden},
+               {"v", &b.v_, spec.keyWidth(), hidden}};
+  else
+    linears = {{"qkv", &b.qkv_, spec.qkvWidth(), hidden}};
+  linears.push_back({"o", &b.o_, hidden, spec.queryWidth()});
+  if (spec.mlp == Mlp::GatedStacked) linears.push_back({"gateUp", &b.gateUp_, 2 * inner, hidden});
+  if (spec.mlp == Mlp::Gated) linears.push_back({"gate", &b.gate_, inner, hidden});
+  if (spec.mlp != Mlp::GatedStacked) linears.push_back({"up", &b.up_, inner, hidden});
+  linears.push_back({"down", &b.down_, hidden, inner});
+  const std::vector<NormSlot> norms = {
+      {"input", &b.inputNorm_, hidden, true},    {"postAttention", &b.postAttentionNorm_, hidden, false},
+      {"preMlp", &b.preMlpNorm_, hidden, true},  {"postMlp", &b.postMlpNorm_, hidden, false},
+      {"q", &b.queryNorm_, spec.headDim, false}, {"k", &b.keyNorm_, spec.headDim, false},
+  };
+  SLIM_RETURN_IF_ERROR(rejectUnknown("linears", linears, weights.linears));
+  SLIM_RETURN_IF_ERROR(rejectUnknown("norms", norms, weights.norms));
+  for (const LinearSlot& slot : linears) SLIM_RETURN_IF_ERROR(fill(slot, weights));
+  for (const NormSlot& slot : norms) SLIM_RETURN_IF_ERROR(fill(slot, spec.norm, weights));
+  b.intermediate_ = inner;
+  b.spec_ = std::move(spec);
+  out = std::move(block);
+  return Status::success();
+}
+
+size_t DecoderBlock::tileTokens() const {
+  const size_t mlpWidth = spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_;
+  const size_t width = 4 * spec_.hiddenSize + 2 * spec_.qkvWidth() + spec_.queryWidth() + mlpWidth;
+  return std::clamp(kScratchBytes / (width * sizeof(float)), kLeastTokens, kMostTokens);
+}
+
+Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength, const BlockTaps* taps,
+                             BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const {
+  if (sequenceLength == 0 || tokens % sequenceLength != 0)
+    return Status::invalidArgument("sequenceLength", "a divisor of the " + std::to_string(tokens) + " tokens",
+                                   std::to_string(sequenceLength));
+  const size_t sequences = tokens / sequenceLength, most = tileTokens();
+  // Whole sequences, several at a time; of longer sequences one chunk after the other, appended to its keys
+  // and values.
+  const size_t together = std::clamp<size_t>(most / sequenceLength, 1, std::max<size_t>(sequences, 1));
+  scratch.keyValues.resize(together);
+  for (KeyValues& kv : scratch.keyValues) SLIM_RETURN_IF_ERROR(kv.allocate(spec_, sequenceLength));
+  for (size_t first = 0; first < sequences; first += together) {
+    TokenTile tile;
+    tile.sequences = std::min(together, sequences - first);
+    for (tile.start = 0; tile.start < sequenceLength; tile.start += tile.length) {
+      if (cancelled.load()) return Status::aborted();
+      tile.length = std::min(most, sequenceLength - tile.start);
+      const bool ends = tile.start + tile.length == sequenceLength;
+      runTile(states + (first * sequenceLength + tile.start) * spec_.hiddenSize, tile,
+              scratch.keyValues.data(), taps, ends ? tile.sequences : 0, scratch, pool);
+    }
+  }
+  return Status::success();
+}
+
+Status DecoderBlock::append(float* states, size_t tokens, size_t start, KeyValues& past,
+                            BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const {
+  TokenTile tile;
+  for (size_t done = 0; done < tokens; done += tile.length) {
+    if (cancelled.load()) return Status::aborted();
+    tile.length = std::min(tileTokens(), tokens - done);
+    tile.start = start + done;
+    runTile(states + done * spec_.hiddenSize, tile, &past, nullptr, 0, scratch, pool);
+  }
+  return Status::success();
+}
+
+// x ← x + attention(norm x), then x ← x + mlp(norm' x); in parallel: x ← x + attention(norm x) + mlp(norm'
+// x).
+void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+                           size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
+  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
+  float* x = states;
+  if (taps) {
+    x = scratch.states.reserve(tokens * hidden);
+    std::copy_n(states, tokens * hidden, x);
+  }
+  float* mlpInput = scratch.mlpNormed.reserve(tokens * hidden);
+  const auto normForMlp = [&] { preMlpNorm_.apply(pool, tokens, x, hidden, mlpInput, hidden); };
+  if (spec_.residual == Residual::Parallel) normForMlp();
+  runAttention(x, tile, keyValues, taps, endingSequences, scratch, pool);
+  if (spec_.residual == Residual::Sequential) normForMlp();
+  runMlp(x, mlpInput, tile, taps, endingSequences, scratch, pool);
+}
+
+void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues* keyValues,
+                                const BlockTaps* taps, size_t endingSequences, BlockScratch& scratch,
+                                ThreadPool& pool) const {
+  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize, width = spec_.qkvWidth();
+  float* normed = scratch.normed.reserve(tokens * hidden);
+  inputNorm_.apply(pool, tokens, states, hidden, normed, hidden);
+  tap(taps, &BlockTaps::qkv, normed, tokens, hidden, endingSequences, pool);
+
+  float* qkv = scratch.qkv.reserve(tokens * width);
+  if (qkv_) {
+    qkv_.apply(pool, tokens, normed, hidden, qkv, width, false);
+  } else {
+    q_.apply(pool, tokens, normed, hidden, qkv, width, false);
+    k_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth(), width, false);
+    v_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth() + spec_.keyWidth(), width, false);
+  }
+  scratch.rotary.fill(spec_.rotary, tile.start, tile.length, pool);
+  prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
+  float* attended = scratch.attended.reserve(tokens * spec_.queryWidth());
+  attention(pool, spec_, tile, qkv, keyValues, attended, scratch.attention);
+  tap(taps, &BlockTaps::o, attended, tokens, spec_.queryWidth(), endingSequences, pool);
+  addOutput(o_, postAttentionNorm_, tokens, attended, spec_.queryWidth(), states, scratch, pool);
+}
+
+void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
+                          size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
+  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
+  tap(taps, &BlockTaps::gateUp, input, tokens, hidden, endingSequences, pool);
+  const bool gated = spec_.mlp != Mlp::Plain;
+  const size_t width = gated ? 2 * intermediate_ : intermediate_;
+  float* inner = scratch.mlp.reserve(tokens * width);
+  float* up = gated ? inner + intermediate_ : inner;
+  if (gateUp_) {
+    gateUp_.apply(pool, tokens, input, hidden, inner, width, false);
+  } else {
+    if (gate_) gate_.apply(pool, tokens, input, hidden, inner, width, false);
+    up_.apply(pool, tokens, input, hidden, up, width, false);
+  }
+  activateRows(pool, spec_.activation, tokens, intermediate_, inner, gated ? up : nullptr, width);
+  tap(taps, &BlockTaps::down, inner, tokens, width, endingSequences, pool);
+  if (!taps) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
+}
+
+// states += norm(linear x); without a norm the product is accumulated onto the states.
+void DecoderBlock::addOutput(const Linear& linear, const Norm& norm, size_t tokens, const float* x,
+                             size_t xStride, float* states, BlockScratch& scratch, ThreadPool& pool) const {
+  const size_t hidden = spec_.hiddenSize;
+  if (!norm) return linear.apply(pool, tokens, x, xStride, states, hidden, true);
+  float* output = scratch.output.reserve(tokens * hidden);
+  linear.apply(pool, tokens, x, xStride, output, hidden, false);
+  constexpr size_t kRows = 16;
+  pool.parallelFor((tokens + kRows - 1) / kRows, [&](size_t tile, int) {
+    for (size_t t = tile * kRows; t < std::min(tokens, (tile + 1) * kRows); ++t) {
+      float* row = output + t * hidden;
+      norm.apply(row, row);
+      for (size_t i = 0; i < hidden; ++i) states[t * hidden + i] += row[i];
+    }
+  });
+}
+
+}  // namespace slim

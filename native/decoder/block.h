@@ -1,0 +1,82 @@
+// The decoder block: one parametric block for every family; its spec and its weights say what it does.
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/thread_pool.h"
+#include "decoder/attention.h"
+#include "decoder/block_spec.h"
+#include "decoder/float_buffer.h"
+#include "decoder/kv_cache.h"
+#include "decoder/linear.h"
+#include "decoder/norm.h"
+#include "quant/hessian.h"
+
+namespace slim {
+
+/// Weights by role (LinearRole and NormRole in lib/native/addon.ts); `bias` may be null.
+struct BlockWeights {
+  struct LinearWeights {
+    Weight weight;
+    TensorPtr bias;
+  };
+  struct NormWeights {
+    TensorPtr weight, bias;
+  };
+  std::map<std::string, LinearWeights> linears;
+  std::map<std::string, NormWeights> norms;
+};
+
+/// Hessians of the four inputs of a block's linear layers; null: not wanted.
+struct BlockTaps {
+  std::shared_ptr<Hessian> qkv, o, gateUp, down;
+};
+
+/// What a forward pass needs beside the states; reused from block to block.
+struct BlockScratch {
+  FloatBuffer states, normed, mlpNormed, qkv, attended, output, mlp;
+  RotaryTable rotary;
+  std::vector<FloatBuffer> attention;
+  std::vector<KeyValues> keyValues;
+};
+
+class DecoderBlock {
+ public:
+  /// Checks every weight against the spec; the error names the role.
+  static Status make(BlockSpec spec, const BlockWeights& weights, std::shared_ptr<DecoderBlock>& out);
+
+  const BlockSpec& spec() const { return spec_; }
+  size_t intermediateSize() const { return intermediate_; }
+
+  /// Runs on states [tokens, hidden] float32, whole sequences of `sequenceLength` tokens one after the other,
+  /// in tiles. Without taps, states become the block's output. With taps, the inputs of the linear layers are
+  /// added to the Hessians, the last product is left out and states stay as they are.
+  Status forward(float* states, size_t tokens, size_t sequenceLength, const BlockTaps* taps,
+                 BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const;
+
+  /// Runs on states [tokens, hidden], the tokens from position `start` on of the sequence whose past is in
+  /// `past`.
+  Status append(float* states, size_t tokens, size_t start, KeyValues& past, BlockScratch& scratch,
+                ThreadPool& pool, const CancelFlag& cancelled) const;
+
+ private:
+  size_t tileTokens() const;
+  void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+               size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
+  void runAttention(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+                    size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
+  void runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
+              size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
+  void addOutput(const Linear& linear, const Norm& norm, size_t tokens, const float* x, size_t xStride,
+                 float* states, BlockScratch& scratch, ThreadPool& pool) const;
+
+  BlockSpec spec_;
+  size_t intermediate_ = 0;
+  Linear q_, k_, v_, qkv_, o_, gate_, up_, gateUp_, down_;
+  Norm inputNorm_, postAttentionNorm_, preMlpNorm_, postMlpNorm_, queryNorm_, keyNorm_;
+};
+
+}  // namespace slim

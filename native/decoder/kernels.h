@@ -1,0 +1,43 @@
+// The vector kernels of the decoder, one set for each instruction set, chosen at run time.
+#pragma once
+#include <cstddef>
+
+namespace slim {
+
+constexpr size_t kQueryTile = 32, kKeyTile = 128;
+
+/// Attention of up to kQueryTile consecutive queries of one head: softmax(q·K) V, causal.
+struct AttentionTile {
+  const float* queries = nullptr;  // [queryCount][headDim], scaled; row stride queryStride
+  size_t queryStride = 0, queryCount = 0;
+  size_t firstPosition = 0;          // of the first query in its sequence
+  const float* keyPanels = nullptr;  // as KeyValues::keyPanels, filled up to the last query's position
+  const float* values = nullptr;     // [positions][valueStride]
+  size_t headDim = 0, valueStride = 0;
+  float softcap = 0;     // 0: none
+  size_t window = 0;     // 0: all
+  float* out = nullptr;  // [queryCount][headDim], row stride outStride
+  size_t outStride = 0;
+  float* scratch = nullptr;  // attentionScratch(valueStride) floats on a cache line
+
+  static size_t scratchSize(size_t valueStride) { return kQueryTile * (kKeyTile + valueStride); }
+};
+
+struct DecoderKernels {
+  // In place on n floats. exp saturates at e^88.37 and is 0 below e^-87.33.
+  void (*exp)(float* x, size_t n);
+  void (*tanh)(float* x, size_t n);
+  void (*silu)(float* x, size_t n);      // x / (1 + e^-x)
+  void (*gelu)(float* x, size_t n);      // x/2 · (1 + erf(x/√2))
+  void (*geluTanh)(float* x, size_t n);  // x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))
+  float (*maximum)(const float* x, size_t n);
+  double (*sumExp)(const float* x, size_t n, float shift);  // Σ exp(x − shift)
+  /// Σ exp(p − shift) · (p − q)
+  double (*sumExpDifference)(const float* p, const float* q, size_t n, float shift);
+  void (*attend)(const AttentionTile& tile);
+};
+
+/// Of the instruction set that kernels use now (cpu/features.h).
+const DecoderKernels& decoderKernels();
+
+}  // namespace slim

@@ -1,0 +1,53 @@
+// Keys and values of past tokens, laid out for the attention kernels.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "core/tensor.h"
+#include "decoder/block_spec.h"
+
+namespace slim {
+
+/// Keys lie in panels of this many tokens, each [headDim][tokens]: q·k then runs over tokens, one vector of
+/// scores a step, and appending a token writes one lane. The same for every instruction set.
+constexpr size_t kKeyPanel = 16;
+
+/// Of one sequence in one block, float32.
+class KeyValues {
+ public:
+  /// What is there is kept, to be overwritten, when it has this shape already.
+  Status allocate(const BlockSpec& spec, size_t capacity);
+
+  size_t capacity() const { return capacity_; }
+  /// [panels][headDim][kKeyPanel]
+  float* keyPanels(size_t kvHead) const {
+    return keys_->as<float>() + kvHead * panels_ * headDim_ * kKeyPanel;
+  }
+  /// [capacity][valueStride()]: rows padded with zeros to whole panels
+  float* values(size_t kvHead) const { return values_->as<float>() + kvHead * capacity_ * valueStride_; }
+  size_t valueStride() const { return valueStride_; }
+  void store(size_t kvHead, size_t position, const float* key, const float* value);
+
+ private:
+  size_t capacity_ = 0, panels_ = 0, headDim_ = 0, valueStride_ = 0;
+  TensorPtr keys_, values_;
+};
+
+/// Of one sequence in all blocks.
+class KvCache {
+ public:
+  static Status make(const std::vector<const BlockSpec*>& blocks, size_t capacity,
+                     std::shared_ptr<KvCache>& out);
+
+  size_t length() const { return length_; }
+  size_t capacity() const { return capacity_; }
+  KeyValues& block(size_t index) { return blocks_[index]; }
+  size_t blocks() const { return blocks_.size(); }
+  void advance(size_t tokens) { length_ += tokens; }
+
+ private:
+  size_t length_ = 0, capacity_ = 0;
+  std::vector<KeyValues> blocks_;
+};
+
+}  // namespace slim

@@ -1,0 +1,220 @@
+#include "decoder/model.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace slim {
+namespace {
+
+// Logits of a tile of tokens take about this much; vocabularies reach 256k, so never tokens x vocab of a
+// window.
+constexpr size_t kLogitBytes = size_t(64) << 20;
+
+size_t logitTile(size_t vocab) { return std::clamp<size_t>(kLogitBytes / (vocab * sizeof(float)), 64, 512); }
+
+struct LogSum {
+  float maximum;
+  double value;  // ln Σ e^logit
+};
+
+LogSum logSumExp(const float* logits, size_t n) {
+  const DecoderKernels& kernels = decoderKernels();
+  const float maximum = kernels.maximum(logits, n);
+  return {maximum, maximum + std::log(kernels.sumExp(logits, n, maximum))};
+}
+
+}  // namespace
+
+Status DecoderModel::make(ModelParts parts, std::shared_ptr<DecoderModel>& out) {
+  if (parts.blocks.empty()) return Status::invalidArgument("blocks", "at least one block", "none");
+  const BlockSpec& spec = parts.blocks.front()->spec();
+  const size_t hidden = spec.hiddenSize;
+  for (size_t i = 0; i < parts.blocks.size(); ++i)
+    if (parts.blocks[i]->spec().hiddenSize != hidden)
+      return Status::invalidArgument("blocks[" + std::to_string(i) + "]",
+                                     "hidden size " + std::to_string(hidden),
+                                     std::to_string(parts.blocks[i]->spec().hiddenSize));
+  SLIM_RETURN_IF_ERROR(parts.embedding.check("embedding", std::max<size_t>(parts.embedding.rows, 1), hidden));
+  SLIM_RETURN_IF_ERROR(parts.head.check("head", parts.embedding.rows, hidden));
+  if (parts.positions) {
+    const size_t rows = parts.positions->rows();
+    SLIM_RETURN_IF_ERROR(Weight::of(parts.positions)
+                             .check("positions.weight", std::max(rows, parts.positionOffset + 1), hidden));
+  }
+  auto model = std::make_shared<DecoderModel>();
+  if (parts.finalNormWeight) {
+    std::vector<float> weight, bias;
+    SLIM_RETURN_IF_ERROR(readVector(parts.finalNormWeight, "finalNorm.weight", hidden, weight));
+    if (parts.finalNormBias)
+      SLIM_RETURN_IF_ERROR(readVector(parts.finalNormBias, "finalNorm.bias", hidden, bias));
+    model->finalNorm_ = Norm(spec.norm, std::move(weight), std::move(bias));
+  }
+  model->parts_ = std::move(parts);
+  out = std::move(model);
+  return Status::success();
+}
+
+Status DecoderModel::checkIds(const std::vector<int32_t>& ids, size_t least) const {
+  if (ids.size() < least)
+    return Status::invalidArgument("ids", "at least " + std::to_string(least) + " token ids",
+                                   std::to_string(ids.size()));
+  for (size_t i = 0; i < ids.size(); ++i)
+    if (ids[i] < 0 || size_t(ids[i]) >= vocab())
+      return Status::invalidArgument("ids[" + std::to_string(i) + "]",
+                                     "a token id below " + std::to_string(vocab()), std::to_string(ids[i]),
+                                     "Use the tokenizer that belongs to the model");
+  return Status::success();
+}
+
+Status DecoderModel::embed(const std::vector<int32_t>& ids, size_t sequenceLength, size_t start,
+                           float* states) const {
+  SLIM_RETURN_IF_ERROR(checkIds(ids, 1));
+  if (sequenceLength == 0 || ids.size() % sequenceLength != 0)
+    return Status::invalidArgument("sequenceLength",
+                                   "a divisor of the " + std::to_string(ids.size()) + " token ids",
+                                   std::to_string(sequenceLength));
+  const TensorPtr& positions = parts_.positions;
+  if (positions && start + sequenceLength > positions->rows() - parts_.positionOffset)
+    return Status::invalidArgument(
+        "sequenceLength",
+        "at most the model's " + std::to_string(positions->rows() - parts_.positionOffset) + " positions",
+        std::to_string(start + sequenceLength), "Use shorter sequences");
+  std::vector<float> position(hidden());
+  for (size_t t = 0; t < ids.size(); ++t) {
+    float* row = states + t * hidden();
+    parts_.embedding.read(size_t(ids[t]), row);
+    if (parts_.embeddingScale != 1.0f)
+      for (size_t i = 0; i < hidden(); ++i) row[i] *= parts_.embeddingScale;
+    if (!positions) continue;
+    const size_t index = start + t % sequenceLength + parts_.positionOffset;
+    readRow(positions->dtype(), positions->row(index), 0, hidden(), position.data());
+    for (size_t i = 0; i < hidden(); ++i) row[i] += position[i];
+  }
+  return Status::success();
+}
+
+Status DecoderModel::finalStates(const std::vector<int32_t>& ids, FloatBuffer& states, ThreadPool& pool,
+                                 const CancelFlag& cancelled) const {
+  float* x = states.reserve(ids.size() * hidden());
+  SLIM_RETURN_IF_ERROR(embed(ids, ids.size(), 0, x));
+  BlockScratch scratch;
+  for (const auto& block : parts_.blocks)
+    SLIM_RETURN_IF_ERROR(block->forward(x, ids.size(), ids.size(), nullptr, scratch, pool, cancelled));
+  if (finalNorm_) finalNorm_.apply(pool, ids.size(), x, hidden(), x, hidden());
+  return Status::success();
+}
+
+void DecoderModel::project(ThreadPool& pool, size_t tokens, const float* states, float* logits) const {
+  gemm(pool, tokens, vocab(), hidden(), Operand::rowMajor(states, hidden()), parts_.head.operand(), logits,
+       vocab());
+  const float cap = parts_.logitSoftcap;
+  if (cap == 0) return;
+  pool.parallelFor(tokens, [&](size_t t, int) {
+    float* row = logits + t * vocab();
+    for (size_t i = 0; i < vocab(); ++i) row[i] /= cap;
+    decoderKernels().tanh(row, vocab());
+    for (size_t i = 0; i < vocab(); ++i) row[i] *= cap;
+  });
+}
+
+Status DecoderModel::logits(const std::vector<int32_t>& ids, float* out, ThreadPool& pool,
+                            const CancelFlag& cancelled) const {
+  FloatBuffer states;
+  SLIM_RETURN_IF_ERROR(finalStates(ids, states, pool, cancelled));
+  const size_t most = logitTile(vocab());
+  for (size_t t = 0; t < ids.size(); t += most) {
+    if (cancelled.load()) return Status::aborted();
+    project(pool, std::min(most, ids.size() - t), states.data() + t * hidden(), out + t * vocab());
+  }
+  return Status::success();
+}
+
+Status DecoderModel::tokenNll(const std::vector<int32_t>& ids, std::vector<float>& out, ThreadPool& pool,
+                              const CancelFlag& cancelled) const {
+  SLIM_RETURN_IF_ERROR(checkIds(ids, 2));
+  FloatBuffer states, tile;
+  SLIM_RETURN_IF_ERROR(finalStates(ids, states, pool, cancelled));
+  const size_t count = ids.size() - 1, most = std::min(count, logitTile(vocab()));
+  out.resize(count);
+  float* logits = tile.reserve(most * vocab());
+  for (size_t t = 0; t < count; t += most) {
+    if (cancelled.load()) return Status::aborted();
+    const size_t tokens = std::min(most, count - t);
+    project(pool, tokens, states.data() + t * hidden(), logits);
+    pool.parallelFor(tokens, [&](size_t i, int) {
+      const float* row = logits + i * vocab();
+      out[t + i] = float(logSumExp(row, vocab()).value - row[ids[t + i + 1]]);
+    });
+  }
+  return Status::success();
+}
+
+Status DecoderModel::compare(const DecoderModel& reference, const std::vector<int32_t>& ids, Comparison& out,
+                             ThreadPool& pool, const CancelFlag& cancelled) const {
+  SLIM_RETURN_IF_ERROR(checkIds(ids, 2));
+  if (reference.vocab() != vocab())
+    return Status::invalidArgument("reference", "a model with " + std::to_string(vocab()) + " tokens",
+                                   std::to_string(reference.vocab()));
+  FloatBuffer states, referenceStates, tile, referenceTile;
+  SLIM_RETURN_IF_ERROR(finalStates(ids, states, pool, cancelled));
+  SLIM_RETURN_IF_ERROR(reference.finalStates(ids, referenceStates, pool, cancelled));
+  const size_t count = ids.size() - 1, most = std::min(count, logitTile(vocab()));
+  out.nll.resize(count);
+  out.referenceNll.resize(count);
+  out.kl.resize(count);
+  out.agrees.resize(count);
+  float* logits = tile.reserve(most * vocab());
+  float* referenceLogits = referenceTile.reserve(most * vocab());
+  for (size_t t = 0; t < count; t += most) {
+    if (cancelled.load()) return Status::aborted();
+    const size_t tokens = std::min(most, count - t);
+    project(pool, tokens, states.data() + t * hidden(), logits);
+    reference.project(pool, tokens, referenceStates.data() + t * reference.hidden(), referenceLogits);
+    pool.parallelFor(tokens, [&](size_t i, int) {
+      const float* q = logits + i * vocab();
+      const float* p = referenceLogits + i * vocab();
+      const LogSum lq = logSumExp(q, vocab()), lp = logSumExp(p, vocab());
+      out.nll[t + i] = float(lq.value - q[ids[t + i + 1]]);
+      out.referenceNll[t + i] = float(lp.value - p[ids[t + i + 1]]);
+      // KL(p ‖ q) = Σ p (ln p − ln q) = Σ p (logit_p − logit_q) − lse_p + lse_q
+      const double difference =
+          decoderKernels().sumExpDifference(p, q, vocab(), lp.maximum) * std::exp(lp.maximum - lp.value);
+      out.kl[t + i] = float(std::max(0.0, difference - lp.value + lq.value));
+      out.agrees[t + i] =
+          std::find(q, q + vocab(), lq.maximum) - q == std::find(p, p + vocab(), lp.maximum) - p;
+    });
+  }
+  return Status::success();
+}
+
+Status DecoderModel::makeCache(size_t capacity, std::shared_ptr<KvCache>& out) const {
+  if (capacity == 0) return Status::invalidArgument("capacity", "at least one token", "0");
+  std::vector<const BlockSpec*> specs;
+  for (const auto& block : parts_.blocks) specs.push_back(&block->spec());
+  return KvCache::make(specs, capacity, out);
+}
+
+Status DecoderModel::step(KvCache& cache, const std::vector<int32_t>& ids, float* logits, ThreadPool& pool,
+                          const CancelFlag& cancelled) const {
+  SLIM_RETURN_IF_ERROR(checkIds(ids, 1));
+  if (ids.size() > cache.capacity() - cache.length())
+    return Status::invalidArgument("ids",
+                                   "at most " + std::to_string(cache.capacity() - cache.length()) +
+                                       " token ids (the cache holds " + std::to_string(cache.length()) +
+                                       " of " + std::to_string(cache.capacity()) + ")",
+                                   std::to_string(ids.size()), "Make a cache with a larger capacity");
+  FloatBuffer states;
+  float* x = states.reserve(ids.size() * hidden());
+  SLIM_RETURN_IF_ERROR(embed(ids, ids.size(), cache.length(), x));
+  BlockScratch scratch;
+  for (size_t i = 0; i < parts_.blocks.size(); ++i)
+    SLIM_RETURN_IF_ERROR(
+        parts_.blocks[i]->append(x, ids.size(), cache.length(), cache.block(i), scratch, pool, cancelled));
+  float* last = x + (ids.size() - 1) * hidden();
+  if (finalNorm_) finalNorm_.apply(last, last);
+  project(pool, 1, last, logits);
+  cache.advance(ids.size());
+  return Status::success();
+}
+
+}  // namespace slim

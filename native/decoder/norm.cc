@@ -1,0 +1,53 @@
+#include "decoder/norm.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace slim {
+namespace {
+
+// Sixteen partial sums: a fixed order of additions that compilers turn into vector code.
+constexpr size_t kPartial = 16;
+
+template <typename Term>
+double sum(size_t n, Term term) {
+  float partial[kPartial] = {};
+  size_t i = 0;
+  for (; i + kPartial <= n; i += kPartial)
+    for (size_t j = 0; j < kPartial; ++j) partial[j] += term(i + j);
+  double total = 0;
+  for (float p : partial) total += p;
+  for (; i < n; ++i) total += term(i);
+  return total;
+}
+
+}  // namespace
+
+Norm::Norm(const NormSpec& spec, std::vector<float> weight, std::vector<float> bias)
+    : kind_(spec.kind), eps_(spec.eps), weight_(std::move(weight)), bias_(std::move(bias)) {
+  if (spec.unitOffset)
+    for (float& w : weight_) w += 1.0f;
+}
+
+void Norm::apply(const float* x, float* out) const {
+  const size_t n = weight_.size();
+  float mean = 0;
+  if (kind_ == NormSpec::Kind::Layer) mean = float(sum(n, [&](size_t i) { return x[i]; }) / double(n));
+  const double square = sum(n, [&](size_t i) { return (x[i] - mean) * (x[i] - mean); });
+  const float inverse = float(1.0 / std::sqrt(square / double(n) + eps_));
+  if (bias_.empty())
+    for (size_t i = 0; i < n; ++i) out[i] = (x[i] - mean) * inverse * weight_[i];
+  else
+    for (size_t i = 0; i < n; ++i) out[i] = (x[i] - mean) * inverse * weight_[i] + bias_[i];
+}
+
+void Norm::apply(ThreadPool& pool, size_t rows, const float* x, size_t xStride, float* out,
+                 size_t outStride) const {
+  constexpr size_t kRows = 16;
+  pool.parallelFor((rows + kRows - 1) / kRows, [&](size_t tile, int) {
+    for (size_t r = tile * kRows; r < std::min(rows, (tile + 1) * kRows); ++r)
+      apply(x + r * xStride, out + r * outStride);
+  });
+}
+
+}  // namespace slim

@@ -1,0 +1,32 @@
+// RMS norm and layer norm.
+#pragma once
+#include <vector>
+
+#include "core/thread_pool.h"
+#include "decoder/block_spec.h"
+
+namespace slim {
+
+/// RMS: x / √(mean x² + ε) ∘ w. Layer: (x − mean x) / √(var x + ε) ∘ w + b. Of a vector as long as the
+/// weight.
+class Norm {
+ public:
+  Norm() = default;
+  /// `weight` as stored: with a unit offset, 1 is added here. `bias` may be empty.
+  Norm(const NormSpec& spec, std::vector<float> weight, std::vector<float> bias);
+
+  explicit operator bool() const { return !weight_.empty(); }
+  size_t size() const { return weight_.size(); }
+  /// One vector; `out` may be `x`.
+  void apply(const float* x, float* out) const;
+  /// Rows [rows, size()] with strides; `out` may be `x`.
+  void apply(ThreadPool& pool, size_t rows, const float* x, size_t xStride, float* out,
+             size_t outStride) const;
+
+ private:
+  NormSpec::Kind kind_ = NormSpec::Kind::Rms;
+  float eps_ = 0;
+  std::vector<float> weight_, bias_;
+};
+
+}  // namespace slim

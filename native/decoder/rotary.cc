@@ -1,0 +1,38 @@
+#include "decoder/rotary.h"
+
+#include <cmath>
+
+namespace slim {
+
+void RotaryTable::fill(const RotarySpec& spec, size_t firstPosition, size_t positions, ThreadPool& pool) {
+  half_ = spec.dim / 2;
+  if (half_ == 0) return;
+  cosSin_.resize(positions * spec.dim);
+  constexpr size_t kPositions = 32;
+  pool.parallelFor((positions + kPositions - 1) / kPositions, [&](size_t tile, int) {
+    for (size_t p = tile * kPositions; p < std::min(positions, (tile + 1) * kPositions); ++p) {
+      float* row = cosSin_.data() + p * spec.dim;
+      for (size_t i = 0; i < half_; ++i) {
+        // The angle is rounded to float32 as in transformers: at far positions the exact one would differ
+        // more.
+        const float angle = float(firstPosition + p) * spec.inverseFrequencies[i];
+        row[i] = std::cos(angle) * spec.scale;
+        row[half_ + i] = std::sin(angle) * spec.scale;
+      }
+    }
+  });
+}
+
+void RotaryTable::apply(size_t index, float* head) const {
+  const float* cos = cosSin_.data() + index * 2 * half_;
+  const float* sin = cos + half_;
+  float* low = head;
+  float* high = head + half_;
+  for (size_t i = 0; i < half_; ++i) {
+    const float x = low[i], y = high[i];
+    low[i] = x * cos[i] - y * sin[i];
+    high[i] = y * cos[i] + x * sin[i];
+  }
+}
+
+}  // namespace slim

@@ -1,0 +1,23 @@
+// Rotary position embedding: element i of a head turns with element i + dim/2 by position ·
+// inverseFrequency[i].
+#pragma once
+#include <vector>
+
+#include "core/thread_pool.h"
+#include "decoder/block_spec.h"
+
+namespace slim {
+
+/// Cosines and sines of a run of positions.
+class RotaryTable {
+ public:
+  void fill(const RotarySpec& spec, size_t firstPosition, size_t positions, ThreadPool& pool);
+  /// Turns one head at the `index`-th position of the run, in place.
+  void apply(size_t index, float* head) const;
+
+ private:
+  size_t half_ = 0;
+  std::vector<float> cosSin_;  // [positions][cos [half], sin [half]]
+};
+
+}  // namespace slim
