@@ -2,8 +2,6 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include <cstring>
-
 #include "quant/packed_decode.h"
 
 #pragma GCC push_options
@@ -21,8 +19,7 @@ void decodeEights(const uint8_t* codes, size_t eights, float scale, float offset
   const __m256 scales = _mm256_set1_ps(scale), offsets = _mm256_set1_ps(offset);
   const __m256 minus = _mm256_sub_ps(offsets, scales), plus = _mm256_add_ps(offsets, scales);
   for (size_t e = 0; e < eights; ++e, codes += kBits, out += 8) {
-    uint64_t word = 0;
-    std::memcpy(&word, codes, kBits);
+    const uint64_t word = loadEight<kBits>(codes);
     const __m128i low = _mm_set1_epi32(int(uint32_t(word))),
                   high = _mm_set1_epi32(int(uint32_t(word >> (4 * b))));
     const __m256i code = _mm256_srlv_epi32(_mm256_set_m128i(high, low), shifts);

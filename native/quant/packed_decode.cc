@@ -1,15 +1,12 @@
 #include "quant/packed_decode.h"
 
-#include <cstring>
-
 namespace slim {
 namespace {
 
 template <unsigned kBits>
 void decodeEights(const uint8_t* codes, size_t eights, float scale, float offset, float* out) {
   for (size_t e = 0; e < eights; ++e, codes += kBits, out += 8) {
-    uint64_t word = 0;
-    std::memcpy(&word, codes, kBits);
+    const uint64_t word = loadEight<kBits>(codes);
     for (unsigned i = 0; i < 8; ++i)
       out[i] = decodeWeight(kBits, unsigned(word >> (i * kBits)) & ((1u << kBits) - 1), scale, offset);
   }

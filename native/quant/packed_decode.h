@@ -10,8 +10,17 @@ namespace slim {
 
 /// scale · (code − offset); one bit: offset ± scale.
 inline float decodeWeight(unsigned bits, unsigned code, float scale, float offset) {
-  if (bits == 1) return code ? offset + scale : offset - scale;
+  if (bits == 1) return offset + scale * float(2 * int(code) - 1);  // without a branch on random bits
   return scale * (float(code) - offset);
+}
+
+/// Eight codes of kBits bits. Put together in a register: a word stored in two pieces could not be loaded
+/// back at once.
+template <unsigned kBits>
+inline uint64_t loadEight(const uint8_t* codes) {
+  uint64_t word = 0;
+  for (unsigned i = 0; i < kBits; ++i) word |= uint64_t(codes[i]) << (8 * i);
+  return word;
 }
 
 /// 8 · eights codes from `codes` on; reads no byte past them.
