@@ -7,6 +7,7 @@
 
 #include "core/half.h"
 #include "quant/groups.h"
+#include "quant/packed_decode.h"
 
 namespace slim {
 namespace {
@@ -37,37 +38,26 @@ void writeBits(uint8_t* string, const uint8_t* values, size_t count, size_t bits
   if (held > 0) *string = uint8_t(word);
 }
 
-// Codes [start, start + count) of a row's bit string as weights. Eight codes are `kBits` whole bytes; a width
-// up to four bits looks its weights up in a table of 2^b, a wider one computes them.
-template <size_t kBits, typename Decode>
-void decodeRow(const uint8_t* string, size_t start, size_t count, float* out, const Decode& decode) {
+// Codes [start, start + count) of a row's bit string as weights.
+void decodeRow(const uint8_t* string, size_t bits, size_t start, size_t count, float scale, float offset,
+               DecodeEights eights, float* out) {
+  const auto one = [&](size_t j) {
+    return decodeWeight(unsigned(bits), bitsAt(string, j, bits), scale, offset);
+  };
   size_t j = start;
   const size_t end = start + count;
-  for (; j < end && j % 8 != 0; ++j) *out++ = decode(bitsAt(string, j, kBits));
-  for (; j + 8 <= end; j += 8, out += 8) {
-    uint64_t word = 0;
-    std::memcpy(&word, string + j / 8 * kBits, kBits);
-    for (size_t i = 0; i < 8; ++i) out[i] = decode(unsigned(word >> (i * kBits)) & ((1u << kBits) - 1));
-  }
-  for (; j < end; ++j) *out++ = decode(bitsAt(string, j, kBits));
+  for (; j < end && j % 8 != 0; ++j) *out++ = one(j);
+  const size_t whole = (end - j) / 8;
+  eights(string + j / 8 * bits, whole, scale, offset, out);
+  out += whole * 8;
+  for (j += whole * 8; j < end; ++j) *out++ = one(j);
 }
 
-template <size_t kBits>
-void decodeAffine(const uint8_t* string, size_t start, size_t count, float scale, unsigned zero, float* out) {
-  if constexpr (kBits <= 4) {
-    float weights[1u << kBits];
-    for (unsigned code = 0; code < 1u << kBits; ++code) weights[code] = scale * (float(code) - float(zero));
-    decodeRow<kBits>(string, start, count, out, [&](unsigned code) { return weights[code]; });
-  } else {
-    decodeRow<kBits>(string, start, count, out,
-                     [&](unsigned code) { return scale * float(int(code) - int(zero)); });
-  }
+float loadHalf(const uint8_t* p) {
+  uint16_t half;
+  std::memcpy(&half, p, 2);
+  return halfToFloat(half);
 }
-
-using DecodeAffine = void (*)(const uint8_t*, size_t, size_t, float, unsigned, float*);
-constexpr DecodeAffine kDecodeAffine[] = {nullptr,         nullptr,         decodeAffine<2>,
-                                          decodeAffine<3>, decodeAffine<4>, decodeAffine<5>,
-                                          decodeAffine<6>, decodeAffine<7>, decodeAffine<8>};
 
 Status mismatch(const char* name, const std::string& expected, const std::string& received) {
   Status status = Status::error("SLIM_TENSOR_SHAPE", std::string("Expected ") + expected + " for " + name +
@@ -190,22 +180,15 @@ size_t PackedMatrix::storedBytes() const {
 
 void PackedMatrix::read(size_t row, size_t start, size_t count, float* out) const {
   const Groups groups{cols_, groupSize_};
+  const DecodeKernels& kernels = decodeKernels();
   for (size_t column = start; column < start + count;) {
     const size_t g = column / groupSize_, begin = groups.begin(g), bits = groupBits_->data()[g];
     const size_t n = std::min(groups.end(g), start + count) - column;
     const uint8_t* string = qweight_->data() + codeOffset_[g] + row * bitStringBytes(groups.width(g), bits);
     const uint8_t* zeros = qzeros_->data() + zeroOffset_[g];
-    uint16_t scaleHalf;
-    std::memcpy(&scaleHalf, scales_->data() + (g * rows_ + row) * 2, 2);
-    const float scale = halfToFloat(scaleHalf);
-    if (bits == 1) {
-      uint16_t meanHalf;
-      std::memcpy(&meanHalf, zeros + row * 2, 2);
-      const float mean = halfToFloat(meanHalf), weights[2] = {mean - scale, mean + scale};
-      decodeRow<1>(string, column - begin, n, out, [&](unsigned code) { return weights[code]; });
-    } else {
-      kDecodeAffine[bits](string, column - begin, n, scale, bitsAt(zeros, row, bits), out);
-    }
+    const float scale = loadHalf(scales_->data() + (g * rows_ + row) * 2);
+    const float offset = bits == 1 ? loadHalf(zeros + row * 2) : float(bitsAt(zeros, row, bits));
+    decodeRow(string, bits, column - begin, n, scale, offset, kernels[bits], out);
     column += n;
     out += n;
   }

@@ -1,10 +1,12 @@
-import { describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it } from 'vitest'
 import { addon, run } from '../../../lib/native/addon.js'
 import { productTransposed, relativeDifference } from '../../support/linear.js'
 import { dequantizeParts, type Parts, packParts, toHalf, unpack } from '../../support/packed.js'
 import { normals, uniform } from '../../support/random.js'
 
 const native = addon()
+const best = native.instructionSet()
+afterEach(() => native.setInstructionSet(best))
 
 /** Random parts, exactly representable. */
 async function randomParts(
@@ -62,9 +64,12 @@ describe('PackedMatrix', () => {
     const parts = await randomParts(rows, cols, groupSize, groupBits)
     const tensors = await tensorsOf(parts)
     const packed = new native.PackedMatrix(tensors)
-    const dense = await run(packed.dequantize(2))
-    expect(dense.shape).toEqual([rows, cols])
-    expect(dense.toFloat32Array()).toEqual(dequantizeParts(parts))
+    for (const set of native.instructionSets()) {
+      native.setInstructionSet(set)
+      const dense = await run(packed.dequantize(2))
+      expect(dense.shape).toEqual([rows, cols])
+      expect(dense.toFloat32Array()).toEqual(dequantizeParts(parts))
+    }
     expect(unpack(packed)).toEqual(parts)
     const { qweight, groupBits: bits, scales, qzeros } = tensors
     expect(packed.storedBytes).toBe([qweight, bits, scales, qzeros].reduce((sum, t) => sum + t.byteLength, 0))

@@ -137,7 +137,11 @@ describe('groups that are hard to divide by', () => {
         const q = dequantizeParts(parts)
         expect(q.every(Number.isFinite)).toBe(true)
         if (bits > 1) expect(parts.scales.every((scale) => scale > 0)).toBe(true)
-        if (name === 'zeros') expect(q.every((v) => v === 0)).toBe(true)
+        if (name === 'zeros') {
+          expect(q.every((v) => v === 0)).toBe(true)
+          // All candidates lose nothing: the first one, the whole range [−1, 1], wins.
+          if (bits > 1) expect(parts.scales[0]).toBeCloseTo(2 / (2 ** bits - 1), 3)
+        }
         if (name.endsWith('constant'))
           q.forEach((v, i) => void expect(Math.abs(v / w[i]! - 1)).toBeLessThan(1e-3))
       }
