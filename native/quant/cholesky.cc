@@ -137,7 +137,8 @@ Status factorInverse(const float* h, size_t n, float scale, Damping damping, Thr
     status.remedy = "Use more calibration text, or look for NaN and huge activations in the layer's inputs";
     return status;
   };
-  if (!std::isfinite(mean)) return failure("The Hessian's diagonal is not finite");
+  if (!(mean > 0) || !std::isfinite(mean))
+    return failure("The Hessian's diagonal is not finite and positive");
 
   factor.upper.resize(n * n);
   constexpr double kGrowth = 10, kLimit = 1.0;  // of the mean diagonal

@@ -42,12 +42,14 @@ GroupFit::GroupFit(Quantizer quantizer, int bits, const float* lanes, size_t wid
   if (bits == 1) {
     for (size_t r = 0; r < kLanes; ++r) {
       double sum = 0, magnitude = 0;
+      bool constant = true;
       for (size_t j = 0; j < width; ++j) {
         sum += lanes[j * kLanes + r];
         magnitude += std::abs(lanes[j * kLanes + r]);
+        constant &= lanes[j * kLanes + r] == lanes[r];
       }
       offset[r] = float(sum / double(width));
-      scale[r] = float(magnitude / double(width));
+      scale[r] = constant ? 0.0f : float(magnitude / double(width));
     }
     return;
   }

@@ -20,7 +20,8 @@ struct GroupFit {
   int bits;
   float scale[kLanes], offset[kLanes];
 
-  /// Min-max or SQC for 2 bits and more; for 1 bit the mean and the mean magnitude, whatever the quantizer.
+  /// Min-max or SQC for 2 bits and more; for 1 bit the mean and the mean magnitude, whatever the quantizer
+  /// (of equal weights the mean alone: every weight would be at the mean, and one bit cannot say sign(0)).
   GroupFit(Quantizer quantizer, int bits, const float* lanes, size_t width);
 
   /// Scale and mean become the float16 values that are stored, so that codes and error feedback see what a

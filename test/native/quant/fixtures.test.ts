@@ -1,6 +1,6 @@
 /** Every step of SliM-LLM against golden vectors of the PyTorch reference (96 rows, 512 columns, groups of 64). */
 import { readFileSync } from 'node:fs'
-import { describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
   addon,
   type NativeHessian,
@@ -8,6 +8,8 @@ import {
   type QuantizeLinearOptions,
   run,
 } from '../../../lib/native/addon.js'
+import { relativeDifference } from '../../support/linear.js'
+import { unpack } from '../../support/packed.js'
 import { readSafetensors } from '../../support/safetensors.js'
 
 const native = addon()
@@ -33,10 +35,13 @@ async function hessianOf(inputs: NativeTensor, keepEvery = 1): Promise<NativeHes
   return hessian
 }
 
-describe.each([
-  ['w2', 2],
-  ['w3', 3],
-] as const)('golden vectors %s', (name, bits) => {
+const best = native.instructionSet()
+const cases = native.instructionSets().flatMap((set) => [['w2', 2, set] as const, ['w3', 3, set] as const])
+
+describe.each(cases)('golden vectors %s (%i bits) with %s', (name, bits, set) => {
+  beforeAll(() => native.setInstructionSet(set))
+  afterAll(() => native.setInstructionSet(best))
+
   const golden = readSafetensors(new URL(`${name}.safetensors`, folder))
   const goldenBits = Uint8Array.from(golden.bits!.toFloat32Array())
   const weight = golden.weight!
@@ -54,11 +59,7 @@ describe.each([
   it('the Hessian', async () => {
     const h = (await hessianOf(golden.inputs!)).matrix()
     const expected = golden.hessian!.toFloat32Array()
-    const largest = Math.max(...expected)
-    const worst = h
-      .toFloat32Array()
-      .reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i]!)), 0)
-    expect(worst / largest).toBeLessThan(1e-6)
+    expect(relativeDifference(h.toFloat32Array(), expected)).toBeLessThan(1e-6)
   })
 
   it('salience of every group', async () => {
@@ -92,62 +93,41 @@ describe.each([
       quantizer: 'sqc',
       compensation: 'gptq',
     })
-    const scales = packed.scales().toFloat32Array()
-    const zeros = packed.qzeros().toBytes()
+    const parts = unpack(packed)
     const goldenScale = golden.scale!.toFloat32Array()
     const goldenZero = golden.zero!.toFloat32Array()
-    let scalesAgree = 0
-    let zerosAgree = 0
-    let firstGroup = 0
-    for (let g = 0, offset = 0; g < goldenBits.length; g++) {
-      const width = goldenBits[g]!
+    const agrees = { scales: 0, zeros: 0 }
+    const firstGroup = { scales: 0, zeros: 0 }
+    for (let g = 0; g < goldenBits.length; g++)
       for (let r = 0; r < rows; r++) {
-        const expected = goldenScale[r * goldenBits.length + g]!
-        const agrees = relative(scales[g * rows + r]!, expected) < 6e-4
-        if (agrees) scalesAgree++
-        if (agrees && g === 0) firstGroup++
-        const zero = goldenZero[r * goldenBits.length + g]!
-        if (width === 1) {
-          const mean = new DataView(zeros.buffer, offset + 2 * r, 2)
-          const half = native
-            .tensorFrom(new Uint16Array([mean.getUint16(0, true)]), 'F16', [1])
-            .toFloat32Array()[0]!
-          if (Math.abs(half - zero) <= 6e-4 * Math.abs(zero) + 1e-6) zerosAgree++
-        } else {
-          const bit = r * width
-          const word = zeros[offset + (bit >> 3)]! | ((zeros[offset + (bit >> 3) + 1] ?? 0) << 8)
-          if (((word >> (bit & 7)) & ((1 << width) - 1)) === zero) zerosAgree++
+        const at = g * rows + r
+        const expected = goldenZero[r * goldenBits.length + g]!
+        const scale = relative(parts.scales[at]!, goldenScale[r * goldenBits.length + g]!) < 6e-4
+        // Zero points exactly, means as float16.
+        const tolerance = goldenBits[g] === 1 ? 6e-4 * Math.abs(expected) + 1e-6 : 0
+        const zero = Math.abs(parts.offsets[at]! - expected) <= tolerance
+        for (const count of g === 0 ? [agrees, firstGroup] : [agrees]) {
+          if (scale) count.scales++
+          if (zero) count.zeros++
         }
       }
-      offset += width === 1 ? 2 * rows : Math.ceil((rows * width) / 8)
-    }
-    console.log(
-      name,
-      'scales',
-      scalesAgree / scales.length,
-      'zeros',
-      zerosAgree / scales.length,
-      'first',
-      firstGroup / rows,
-    )
+    // Exact until GPTQ's feedback comes in: it carries the rounding of the scales to float16 into the weights that later
+    // groups are fitted to (scales agree to 96 % and 85 %, zero points to 99 % and 98 %).
+    expect(firstGroup).toEqual({ scales: rows, zeros: rows })
+    expect(agrees.scales / parts.scales.length).toBeGreaterThan(0.8)
+    expect(agrees.zeros / parts.scales.length).toBeGreaterThan(0.95)
   })
 
   it.each([
-    ['rtn', { allocation: 'uniform', quantizer: 'minmax', compensation: 'none' }],
-    ['gptq', { allocation: 'uniform', quantizer: 'minmax', compensation: 'gptq' }],
-    ['slim', { allocation: 'sba', quantizer: 'sqc', compensation: 'gptq' }],
-  ] as const)('%s: relative output error', async (method, options) => {
+    ['rtn', { allocation: 'uniform', quantizer: 'minmax', compensation: 'none' }, 0.999],
+    ['gptq', { allocation: 'uniform', quantizer: 'minmax', compensation: 'gptq' }, 0.93],
+    ['slim', { allocation: 'sba', quantizer: 'sqc', compensation: 'gptq' }, 0.85],
+  ] as const)('%s: relative output error', async (method, options, share) => {
     const result = await quantizeLinear(options)
     const q = (await run(result.packed.dequantize(threads))).toFloat32Array()
-    console.log(
-      name,
-      method,
-      result.relativeError,
-      errors[name][method],
-      agreement(q, golden[method]!.toFloat32Array(), 2e-3),
-      result.damping,
-      result.seconds,
-    )
+    // GPTQ is chaotic where a weight is near a rounding boundary: 95 to 99 % of gptq's weights and 89 to 98 % of slim's
+    // agree, and the error of all of them together.
+    expect(agreement(q, golden[method]!.toFloat32Array(), 2e-3)).toBeGreaterThan(share)
     expect(relative(result.relativeError, errors[name][method])).toBeLessThan(0.01)
   })
 })
