@@ -66,7 +66,7 @@ std::vector<size_t> asSizes(const Napi::Value& value, const std::string& name) {
 std::shared_ptr<ThreadPool> asThreads(const Napi::Value& value, const std::string& name) {
   const size_t threads = asSize(value, name, 1);
   if (threads > 1024) throwInvalid(value.Env(), name, "at most 1024 threads", value);
-  return ThreadPool::shared(int(threads));
+  return value.Env().GetInstanceData<AddonData>()->lastPool = ThreadPool::shared(int(threads));
 }
 
 }  // namespace slim::addon

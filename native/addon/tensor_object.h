@@ -30,6 +30,7 @@ class TensorObject : public Napi::ObjectWrap<TensorObject> {
 /// What one environment (main thread or worker thread) keeps: constructors and type tags are per environment.
 struct AddonData {
   Napi::FunctionReference tensor, mappedFile, hessian, packedMatrix, decoderBlock, decoderModel, kvCache;
+  std::shared_ptr<ThreadPool> lastPool;  // kept, so that a run of small jobs does not start threads for each
 };
 
 }  // namespace slim::addon

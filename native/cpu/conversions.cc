@@ -50,10 +50,15 @@ SLIM_INLINE void q8_0Block(const uint8_t* block, float* to) {
   for (size_t i = 0; i < kBlock; ++i) to[i] = float(int8_t(block[2 + i])) * scale;
 }
 
-// 4-bit codes hold elements i and i + 16 in one byte.
-SLIM_INLINE void q4Block(const uint8_t* codes, float scale, float minimum, float* to) {
-  for (size_t i = 0; i < kBlock / 2; ++i) to[i] = float(codes[i] & 15) * scale + minimum;
-  for (size_t i = 0; i < kBlock / 2; ++i) to[i + kBlock / 2] = float(codes[i] >> 4) * scale + minimum;
+// 4-bit codes hold elements i and i + 16 in one byte. The codes are copied first: bytes may alias the floats
+// that are written, which would keep the loops from being vectorized (2 → 8 G elements/s).
+SLIM_INLINE void q4Block(const uint8_t* from, float scale, float minimum, float* to) {
+  uint8_t codes[kBlock];
+  for (size_t i = 0; i < kBlock / 2; ++i) {
+    codes[i] = from[i] & 15;
+    codes[i + kBlock / 2] = from[i] >> 4;
+  }
+  for (size_t i = 0; i < kBlock; ++i) to[i] = float(codes[i]) * scale + minimum;
 }
 
 SLIM_INLINE void q4_0Block(const uint8_t* block, float* to) {
@@ -119,11 +124,30 @@ SLIM_AVX2 void floatToBfloat(const float* from, size_t count, uint16_t* to) { to
 SLIM_AVX2 void q8_0ToFloat(const uint8_t* from, size_t count, float* to) {
   blocks(q8_0Block, from, kQ8_0Bytes, count, to);
 }
+// Written out: GCC 12 leaves the loop of q4Block half scalar for this target (2 → 15 G elements/s).
+SLIM_AVX2 inline void q4Vectors(const uint8_t* from, float scale, float minimum, float* to) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)), mask = _mm_set1_epi8(15);
+  const __m128i codes[2] = {_mm_and_si128(bytes, mask), _mm_and_si128(_mm_srli_epi16(bytes, 4), mask)};
+  const __m256 scales = _mm256_set1_ps(scale), minima = _mm256_set1_ps(minimum);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m128i eight = i % 2 ? _mm_unpackhi_epi64(codes[i / 2], codes[i / 2]) : codes[i / 2];
+    const __m256 values = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight));
+    _mm256_storeu_ps(to + 8 * i, _mm256_add_ps(_mm256_mul_ps(values, scales), minima));
+  }
+}
+SLIM_AVX2 inline void q4_0Vectors(const uint8_t* block, float* to) {
+  const float scale = loadHalf(block);
+  q4Vectors(block + 2, scale, -8.0f * scale, to);
+}
+SLIM_AVX2 inline void q4_1Vectors(const uint8_t* block, float* to) {
+  q4Vectors(block + 4, loadHalf(block), loadHalf(block + 2), to);
+}
 SLIM_AVX2 void q4_0ToFloat(const uint8_t* from, size_t count, float* to) {
-  blocks(q4_0Block, from, kQ4_0Bytes, count, to);
+  blocks(q4_0Vectors, from, kQ4_0Bytes, count, to);
 }
 SLIM_AVX2 void q4_1ToFloat(const uint8_t* from, size_t count, float* to) {
-  blocks(q4_1Block, from, kQ4_1Bytes, count, to);
+  blocks(q4_1Vectors, from, kQ4_1Bytes, count, to);
 }
 }  // namespace avx2
 

@@ -77,28 +77,45 @@ SLIM_AVX2 inline void transpose8(__m256 (&x)[8]) {
   for (int i = 0; i < 8; ++i) x[i] = t[i];
 }
 
-// Six or eight lanes (kMr, or half of kNr); a masked store would be microcoded on Zen.
-SLIM_AVX2 inline void storeLanes(float* to, __m256 x, size_t lanes) {
-  if (lanes == 8) return _mm256_storeu_ps(to, x);
-  _mm_storeu_ps(to, _mm256_castps256_ps128(x));
-  _mm_storel_pi(reinterpret_cast<__m64*>(to + 4), _mm256_extractf128_ps(x, 1));
-}
+// The hardware prefetchers see only short runs of many rows: lines are asked for this many floats ahead, in
+// these rows and then in the rows that are packed next (17 ms → 5 ms for 4096 × 4096).
+constexpr size_t kPrefetchAhead = 64;
 
-SLIM_AVX2 void packRows(const float* source, size_t stride, size_t rows, size_t k, size_t lanes, size_t width,
-                        float* panel) {
-  rows = std::min(rows, lanes);
+template <size_t kLanes>
+SLIM_AVX2 void packLanes(const float* source, size_t stride, size_t rows, size_t k, size_t width,
+                         float* panel) {
+  rows = std::min(rows, kLanes);
   size_t p = 0;
   for (; p + 8 <= k; p += 8) {
     __m256 x[8];
+    if (rows == kLanes) {
+      const size_t ahead = p + kPrefetchAhead < k ? kPrefetchAhead : kLanes * stride + kPrefetchAhead - k;
+#pragma GCC unroll 8
+      for (size_t r = 0; r < kLanes; ++r) _mm_prefetch(source + r * stride + p + ahead, _MM_HINT_T0);
+    }
 #pragma GCC unroll 8
     for (size_t r = 0; r < 8; ++r)
       x[r] = r < rows ? _mm256_loadu_ps(source + r * stride + p) : _mm256_setzero_ps();
     transpose8(x);
 #pragma GCC unroll 8
-    for (size_t i = 0; i < 8; ++i) storeLanes(panel + (p + i) * width, x[i], lanes);
+    for (size_t i = 0; i < 8; ++i) {
+      float* to = panel + (p + i) * width;
+      if constexpr (kLanes == 8) {
+        _mm256_storeu_ps(to, x[i]);
+      } else {  // six lanes; a masked store would be microcoded on Zen
+        _mm_storeu_ps(to, _mm256_castps256_ps128(x[i]));
+        _mm_storel_pi(reinterpret_cast<__m64*>(to + 4), _mm256_extractf128_ps(x[i], 1));
+      }
+    }
   }
   for (; p < k; ++p)
-    for (size_t r = 0; r < lanes; ++r) panel[p * width + r] = r < rows ? source[r * stride + p] : 0.0f;
+    for (size_t r = 0; r < kLanes; ++r) panel[p * width + r] = r < rows ? source[r * stride + p] : 0.0f;
+}
+
+SLIM_AVX2 void packRows(const float* source, size_t stride, size_t rows, size_t k, size_t lanes, size_t width,
+                        float* panel) {
+  const auto pack = lanes == kMr ? packLanes<kMr> : packLanes<8>;
+  pack(source, stride, rows, k, width, panel);
 }
 
 SLIM_AVX2 void packColumns(const float* source, size_t stride, size_t rows, size_t k, size_t width,

@@ -21,10 +21,16 @@ void microKernel(size_t k, const float* a, const float* b, float* c, size_t ldc,
       c[i * ldc + j] = alpha * sum[i][j] + (accumulate ? c[i * ldc + j] : 0.0f);
 }
 
+template <size_t kLanes>
+void packLanes(const float* source, size_t stride, size_t rows, size_t k, size_t width, float* panel) {
+  for (size_t p = 0; p < k; ++p)
+    for (size_t r = 0; r < kLanes; ++r) panel[p * width + r] = r < rows ? source[r * stride + p] : 0.0f;
+}
+
 void packRows(const float* source, size_t stride, size_t rows, size_t k, size_t lanes, size_t width,
               float* panel) {
-  for (size_t r = 0; r < lanes; ++r)
-    for (size_t p = 0; p < k; ++p) panel[p * width + r] = r < rows ? source[r * stride + p] : 0.0f;
+  const auto pack = lanes == kMr ? packLanes<kMr> : packLanes<kNr>;
+  pack(source, stride, rows, k, width, panel);
 }
 
 void packColumns(const float* source, size_t stride, size_t rows, size_t k, size_t width, float* panel) {
