@@ -7,7 +7,7 @@
 namespace slim {
 namespace {
 
-// A tile's scratch stays under this many bytes (SmolLM2-135M: 2048 tokens, LLaMA-7B: 730): large enough that
+// A tile's scratch stays under this many bytes (SmolLM2-135M: 2048 tokens, LLaMA-7B: 500): large enough that
 // packing the weights for a product is a few per cent of it, small beside the weights of a model.
 constexpr size_t kScratchBytes = size_t(128) << 20;
 constexpr size_t kLeastTokens = 256, kMostTokens = 2048;

@@ -12,6 +12,7 @@ class FloatBuffer {
   /// At least `count` floats; what was there is lost when it grows. Not zeroed.
   float* reserve(size_t count) {
     if (count > capacity_) {
+      capacity_ = 0;
       data_.reset();
       data_.reset(static_cast<float*>(::operator new(count * sizeof(float), kAlignment)));
       capacity_ = count;

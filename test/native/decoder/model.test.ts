@@ -1,7 +1,18 @@
+import { tmpdir } from 'node:os'
+import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { FloatDType, NativeDecoderModel } from '../../../lib/native/addon.js'
 import { addon, run } from '../../../lib/native/addon.js'
-import { FAMILIES, largestDifference, loadFixture, randomIds, readJson } from '../../support/decoder.js'
+import {
+  FAMILIES,
+  FIXTURES,
+  largestDifference,
+  loadFixture,
+  randomIds,
+  randomTensor,
+  readJson,
+} from '../../support/decoder.js'
+import { readSafetensors } from '../../support/safetensors.js'
 
 interface Golden {
   input_ids: number[]
@@ -112,6 +123,41 @@ describe('compare', () => {
     const { kl, agrees } = await run(model.compare(model, randomIds(20, spec.vocabSize, 7), 1))
     expect(Math.max(...kl)).toBeLessThan(1e-6)
     expect(Array.from(agrees)).toEqual(new Array(19).fill(1))
+  })
+})
+
+describe('embed', () => {
+  it('scales, adds positions, and can spill to a file', async () => {
+    const { model, spec } = await loadFixture('opt')
+    const stored = readSafetensors(path.join(FIXTURES, 'opt', 'model.safetensors'))
+    const values = (name: string) => stored[`${name}.weight`]!.toFloat32Array()
+    const [embedding, positions] = [values(spec.embedding.name), values(spec.positions!.name)]
+    const ids = randomIds(6, spec.vocabSize, 2)
+    const expected = Array.from(ids).flatMap((id, t) =>
+      Array.from({ length: 64 }, (_, i) =>
+        Math.fround(embedding[id * 64 + i]! + positions[((t % 3) + 2) * 64 + i]!),
+      ),
+    )
+    for (const spill of [null, tmpdir()])
+      expect(Array.from(model.embed(ids, 3, spill).toFloat32Array())).toEqual(expected)
+  })
+})
+
+describe('packed embeddings and head', () => {
+  it('give what their dequantized matrices give', async () => {
+    const { blocks, spec } = await loadFixture('llama')
+    const { DecoderModel, fitGroups } = addon()
+    const matrix = randomTensor([spec.vocabSize, spec.hiddenSize], 1)
+    const packed = await run(
+      fitGroups(matrix, Uint8Array.of(4, 2), { groupSize: 32, quantizer: 'minmax' }, 1),
+    )
+    const dense = await run(packed.dequantize(1))
+    const [one, other] = [packed, dense].map(
+      (m) => new DecoderModel({ embedding: m, embeddingScale: 1, blocks, head: m, logitSoftcap: 0 }),
+    )
+    const ids = randomIds(30, spec.vocabSize, 2)
+    const [a, b] = await Promise.all([run(one!.logits(ids, 2)), run(other!.logits(ids, 2))])
+    expect(largestDifference(a, b)).toBeLessThan(1e-5)
   })
 })
 
