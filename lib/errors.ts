@@ -54,7 +54,10 @@ export class SlimError extends Error {
 
   constructor(code: SlimErrorCode, message: string, details: SlimErrorDetails = {}) {
     const { cause, ...fields } = details
-    super(details.remedy ? `${message}. ${details.remedy}` : message, cause === undefined ? undefined : { cause })
+    super(
+      details.remedy ? `${message}. ${details.remedy}` : message,
+      cause === undefined ? undefined : { cause },
+    )
     this.code = code
     Object.assign(this, fields)
   }
@@ -62,20 +65,31 @@ export class SlimError extends Error {
   /** "Expected X for name but received Y." */
   static invalidArgument(parameter: string, expected: string, received: unknown, remedy?: string): SlimError {
     const shown = typeof received === 'string' ? JSON.stringify(received) : String(received)
-    return new SlimError('SLIM_INVALID_ARGUMENT', `Expected ${expected} for ${parameter} but received ${shown}`, {
-      parameter,
-      expected,
-      received: shown,
-      remedy,
-    })
+    return new SlimError(
+      'SLIM_INVALID_ARGUMENT',
+      `Expected ${expected} for ${parameter} but received ${shown}`,
+      {
+        parameter,
+        expected,
+        received: shown,
+        remedy,
+      },
+    )
   }
 
   /** The SlimError of an error thrown by the native addon or by node:fs; any other value is returned as it is. */
   static from(error: unknown, details: SlimErrorDetails = {}): unknown {
     if (error instanceof SlimError || !(error instanceof Error)) return error
-    const { code, parameter, expected, received, remedy, path } = error as Error & Record<string, string | undefined>
+    const { code, parameter, expected, received, remedy, path } = error as Error &
+      Record<string, string | undefined>
     if (code?.startsWith('SLIM_'))
-      return new SlimError(code as SlimErrorCode, error.message, { parameter, expected, received, remedy, ...details })
+      return new SlimError(code as SlimErrorCode, error.message, {
+        parameter,
+        expected,
+        received,
+        remedy,
+        ...details,
+      })
     const ours = code === undefined ? undefined : FILE_SYSTEM_CODES[code]
     return ours ? new SlimError(ours, error.message, { file: path, cause: error, ...details }) : error
   }

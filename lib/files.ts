@@ -134,7 +134,7 @@ export async function hashFiles(
 }
 
 /** Makes a rename or a new entry in the directory survive a power failure. */
-async function syncDirectory(directory: string): Promise<void> {
+export async function syncDirectory(directory: string): Promise<void> {
   // Windows has no such call: opening a directory fails there.
   if (process.platform === 'win32') return
   const handle = await open(directory, 'r')

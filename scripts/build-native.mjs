@@ -13,6 +13,9 @@ if (existsSync(path.join(nodedir, 'include', 'node', 'node_api.h'))) env.npm_con
 
 const [tool, args] = process.argv.includes('--prebuild')
   ? ['prebuildify/bin.js', ['--napi', '--strip', '--target', process.versions.node]]
-  : ['node-gyp/bin/node-gyp.js', ['rebuild', '--jobs', String(os.availableParallelism()), ...process.argv.slice(2)]]
+  : [
+      'node-gyp/bin/node-gyp.js',
+      ['rebuild', '--jobs', String(os.availableParallelism()), ...process.argv.slice(2)],
+    ]
 const { status } = spawnSync(process.execPath, [require.resolve(tool), ...args], { stdio: 'inherit', env })
 process.exit(status ?? 1)

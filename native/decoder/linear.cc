@@ -6,7 +6,7 @@ namespace slim {
 
 Status Weight::check(const std::string& role, size_t expectedRows, size_t expectedCols) const {
   const auto shape = [](size_t r, size_t c) {
-    return "[" + std::to_string(r) + ", " + std::to_string(c) + "]";
+    return std::string("[").append(std::to_string(r)).append(", ").append(std::to_string(c)).append("]");
   };
   if (!*this)
     return Status::invalidArgument(role, "a weight " + shape(expectedRows, expectedCols), "nothing");

@@ -17,7 +17,7 @@ import { type SafetensorsEntry, writeSafetensors } from '../../lib/checkpoint/sa
 import { requireFinite } from '../../lib/checkpoint/tensor_info.js'
 import { addon } from '../../lib/native/addon.js'
 import { expectSlimError } from '../support/expect_error.js'
-import { DEMO } from '../support/models.js'
+import { demo } from '../support/models.js'
 import { writeRawSafetensors } from '../support/safetensors.js'
 import { temporaryFolder } from '../support/temporary.js'
 
@@ -52,12 +52,12 @@ const writeIndex = (directory: string, weightMap: unknown) =>
 
 describe('a good folder', () => {
   it('is the demo model', async () => {
-    using checkpoint = await openCheckpoint(DEMO)
+    using checkpoint = await openCheckpoint(demo)
     expect(checkpoint.format).toBe('huggingface')
     expect(checkpoint.config).toMatchObject({ model_type: 'llama', hidden_size: 256, num_hidden_layers: 6 })
     const embedding = await checkpoint.requireTensor('model.embed_tokens.weight', [2048, 256])
     expect(embedding.dtype).toBe('F16')
-    await requireFinite(embedding, 'model.embed_tokens.weight', DEMO, 2)
+    await requireFinite(embedding, 'model.embed_tokens.weight', demo, 2)
     const info = checkpoint.tensors.get('model.embed_tokens.weight')!
     const raw = readFileSync(info.file).subarray(info.byteOffset, info.byteOffset + info.byteLength)
     expect(raw.equals(embedding.toBytes())).toBe(true)
@@ -66,7 +66,7 @@ describe('a good folder', () => {
     expect(raw.equals(Buffer.concat(chunks))).toBe(true)
     const auxiliary = await checkpoint.auxiliary()
     expect(auxiliary.map(({ name }) => name)).toEqual(['tokenizer.json', 'tokenizer_config.json'])
-    expect(readFileSync(path.join(DEMO, 'tokenizer.json')).equals(auxiliary[0]!.bytes)).toBe(true)
+    expect(readFileSync(path.join(demo, 'tokenizer.json')).equals(auxiliary[0]!.bytes)).toBe(true)
     expect(checkpoint.tokenizer!.config).toMatchObject({ eos_token: '</s>' })
   })
 
@@ -89,7 +89,7 @@ describe('a good folder', () => {
 
   it('has a hash that changes with configuration and weights only', async () => {
     const copy = path.join(folder, 'hashed')
-    cpSync(DEMO, copy, { recursive: true })
+    cpSync(demo, copy, { recursive: true })
     const hash = async () => {
       using checkpoint = await openCheckpoint(copy)
       return checkpoint.sourceHash()
@@ -109,7 +109,7 @@ describe('a good folder', () => {
   })
 
   it('hashes again after an aborted hash', async () => {
-    using checkpoint = await openCheckpoint(DEMO)
+    using checkpoint = await openCheckpoint(demo)
     await expectSlimError(() => checkpoint.sourceHash(AbortSignal.abort()), 'SLIM_ABORTED')
     expect(await checkpoint.sourceHash()).toMatch(/^[0-9a-f]{64}$/)
   })

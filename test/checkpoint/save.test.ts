@@ -6,7 +6,7 @@ import { saveCheckpoint } from '../../lib/checkpoint/save.js'
 import { loadTokenizer } from '../../lib/runtime/tokenizer.js'
 import { expectSlimError } from '../support/expect_error.js'
 import { writeGguf } from '../support/gguf.js'
-import { DEMO } from '../support/models.js'
+import { demo } from '../support/models.js'
 import { temporaryFolder } from '../support/temporary.js'
 import { tinyLlama } from '../support/tiny_llama.js'
 
@@ -46,7 +46,7 @@ it('writes a GGUF file as a Hugging Face folder, the same bytes every time', asy
 })
 
 it('writes a Hugging Face folder in shards, into an empty folder', async () => {
-  using source = await openCheckpoint(DEMO)
+  using source = await openCheckpoint(demo)
   const output = inFolder('sharded')
   mkdirSync(output)
   await saveCheckpoint(source, output, { maxShardBytes: 2 ** 20 })
@@ -59,7 +59,7 @@ it('writes a Hugging Face folder in shards, into an empty folder', async () => {
   const bytes = [...source.tensors.values()].reduce((sum, { byteLength }) => sum + byteLength, 0)
   expect(index.metadata.total_size).toBe(bytes)
   for (const name of ['config.json', 'tokenizer.json', 'tokenizer_config.json'])
-    expect(readFileSync(path.join(output, name)).equals(readFileSync(path.join(DEMO, name)))).toBe(true)
+    expect(readFileSync(path.join(output, name)).equals(readFileSync(path.join(demo, name)))).toBe(true)
   using saved = await openCheckpoint(output)
   await expectSameTensors(source, saved)
   // Each shard but those of one large tensor keeps to the limit.
@@ -71,7 +71,7 @@ it('writes a Hugging Face folder in shards, into an empty folder', async () => {
 })
 
 it('does not touch a folder that is not empty', async () => {
-  using source = await openCheckpoint(DEMO)
+  using source = await openCheckpoint(demo)
   const output = inFolder('mine')
   mkdirSync(output)
   writeFileSync(path.join(output, 'notes.txt'), 'x')
@@ -80,7 +80,7 @@ it('does not touch a folder that is not empty', async () => {
 })
 
 it('leaves nothing when it is aborted or fails', async () => {
-  using source = await openCheckpoint(DEMO)
+  using source = await openCheckpoint(demo)
   const parent = inFolder('parent')
   const output = path.join(parent, 'out')
   await expectSlimError(() => saveCheckpoint(source, output, { signal: AbortSignal.abort() }), 'SLIM_ABORTED')

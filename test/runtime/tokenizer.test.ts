@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest'
 import { openCheckpoint } from '../../lib/checkpoint/checkpoint.js'
 import { loadTokenizer, type Tokenizer } from '../../lib/runtime/tokenizer.js'
 import { expectSlimError } from '../support/expect_error.js'
-import { DEMO, sharedPath } from '../support/models.js'
+import { demo, sharedPath } from '../support/models.js'
 
 const sha256 = (ids: Int32Array) => createHash('sha256').update(ids).digest('hex')
 
@@ -22,8 +22,8 @@ describe('the demo model', () => {
   } as const
   for (const [name, [count, hash]] of Object.entries(golden))
     it(`has the tokens of ${name}, and its text from them`, async () => {
-      const tokenizer = await tokenizerOf(DEMO)
-      const text = readFileSync(path.join(DEMO, name), 'utf8')
+      const tokenizer = await tokenizerOf(demo)
+      const text = readFileSync(path.join(demo, name), 'utf8')
       const ids = tokenizer.encode(text)
       expect(ids.length).toBe(count)
       expect(sha256(ids)).toBe(hash)
@@ -31,7 +31,7 @@ describe('the demo model', () => {
     })
 
   it('knows its special tokens', async () => {
-    const tokenizer = await tokenizerOf(DEMO)
+    const tokenizer = await tokenizerOf(demo)
     expect([tokenizer.eosTokenIds, tokenizer.bosTokenId, tokenizer.vocabSize]).toEqual([[1], 0, 2048])
     const ids = tokenizer.encode('<s>a</s>')
     expect([ids[0], ids.at(-1)]).toEqual([0, 1])
@@ -40,7 +40,7 @@ describe('the demo model', () => {
   })
 
   it('has no tokens for no text, and no text for no tokens', async () => {
-    const tokenizer = await tokenizerOf(DEMO)
+    const tokenizer = await tokenizerOf(demo)
     expect([...tokenizer.encode('')]).toEqual([])
     expect(tokenizer.decode([])).toBe('')
     expect(tokenizer.decode([99999, -1])).toBe('')
@@ -50,7 +50,7 @@ describe('the demo model', () => {
   })
 
   it('keeps the spaces before punctuation', async () => {
-    const tokenizer = await tokenizerOf(DEMO)
+    const tokenizer = await tokenizerOf(demo)
     const text = "a , b . c 's do n't !"
     expect(tokenizer.decode(tokenizer.encode(text))).toBe(text)
   })

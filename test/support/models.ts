@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { packageRoot } from '../../lib/native/addon.js'
 
-export const DEMO = path.join(packageRoot(), 'models', 'demo')
+export const demo = path.join(packageRoot(), 'models', 'demo')
 
 /** A path in the folder of large models and data beside the package; says aloud when it is not there. */
 export function sharedPath(...parts: string[]): string | null {

@@ -1,0 +1,45 @@
+/** What every subcommand shares: --json, Ctrl-C, exit codes, and options that are numbers. */
+import { InvalidArgumentError } from 'commander'
+import { Output } from './output.js'
+
+export interface Context {
+  output: Output
+  /** Aborted by the first Ctrl-C; a second one ends the process at once. */
+  signal: AbortSignal
+}
+
+/** Runs a subcommand's work: SIGINT and SIGTERM abort it, errors are printed and become the exit code. */
+export async function act(
+  json: boolean | undefined,
+  work: (context: Context) => Promise<void>,
+): Promise<void> {
+  const output = new Output(json ?? false)
+  const controller = new AbortController()
+  const interrupt = () => controller.abort()
+  process.once('SIGINT', interrupt)
+  process.once('SIGTERM', interrupt)
+  try {
+    await work({ output, signal: controller.signal })
+  } catch (error) {
+    process.exitCode = output.failure(error)
+  } finally {
+    process.off('SIGINT', interrupt)
+    process.off('SIGTERM', interrupt)
+  }
+}
+
+export function wholeNumber(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('Expected a whole number.')
+  return Number(text)
+}
+
+export function decimal(text: string): number {
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('Expected a number.')
+  return value
+}
+
+/** The process's largest resident memory. */
+export function peakMemoryBytes(): number {
+  return process.resourceUsage().maxRSS * 1024
+}

@@ -1,0 +1,63 @@
+import { Command, Option } from 'commander'
+import { evaluatePerplexity } from '../evaluate/perplexity.js'
+import { type LoadOptions, loadModel } from '../runtime/model.js'
+import { act, type Context, peakMemoryBytes, wholeNumber } from './action.js'
+import { readManifest } from './inspect.js'
+import { duration } from './output.js'
+
+interface Flags extends LoadOptions {
+  file: string
+  seqLen: number
+  maxTokens?: number
+  reference?: string
+  json?: boolean
+}
+
+export function evalCommand(): Command {
+  return new Command('eval')
+    .description('perplexity of a model on a text; with --reference also KL divergence and top-1 agreement')
+    .argument('<model>', 'packed folder, Hugging Face folder, or .gguf file')
+    .requiredOption('--file <file>', 'UTF-8 text')
+    .option('--seq-len <n>', 'tokens a window', wholeNumber, 2048)
+    .option('--max-tokens <n>', 'use the first n tokens only', wholeNumber)
+    .option('--reference <model>', 'the original, to compare distributions with')
+    .addOption(new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto'))
+    .option('--threads <n>', 'threads (default: all cores)', wholeNumber)
+    .option('--json', 'NDJSON on stdout')
+    .action((source: string, flags: Flags) => act(flags.json, (context) => runEval(source, flags, context)))
+}
+
+async function runEval(source: string, flags: Flags, { output, signal }: Context): Promise<void> {
+  await using model = await loadModel(source, flags)
+  await using reference = flags.reference ? await loadModel(flags.reference, flags) : undefined
+  const { file, seqLen, maxTokens } = flags
+  const result = await evaluatePerplexity(model, {
+    file,
+    seqLen,
+    maxTokens,
+    reference,
+    signal,
+    onProgress: ({ windows, of, perplexity }) => {
+      output.event('progress', { windows, of, perplexity })
+      const milestone = windows % Math.ceil(of / 10) === 0
+      output.progress(
+        windows / of,
+        `window ${windows} of ${of}, perplexity ${perplexity.toFixed(3)}`,
+        milestone,
+      )
+    },
+  })
+  const manifest = await readManifest(source)
+  const storedBitsPerWeight = manifest?.storedBitsPerWeight
+  output.result({ ...result, storedBitsPerWeight, peakMemoryBytes: peakMemoryBytes() }, [
+    `perplexity ${result.perplexity.toFixed(4)} (${result.tokens} tokens, windows of ${seqLen}, ${duration(result.seconds)})`,
+    ...(storedBitsPerWeight === undefined ? [] : [`stored bits a weight ${storedBitsPerWeight.toFixed(3)}`]),
+    ...(reference
+      ? [
+          `reference perplexity ${result.referencePerplexity!.toFixed(4)}`,
+          `KL divergence ${result.klDivergence!.toFixed(5)} nats a token`,
+          `top-1 agreement ${(100 * result.top1Agreement!).toFixed(2)} %`,
+        ]
+      : []),
+  ])
+}

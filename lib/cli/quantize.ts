@@ -1,0 +1,151 @@
+import { readFile } from 'node:fs/promises'
+import { Command, Option } from 'commander'
+import { SlimError } from '../errors.js'
+import type { LayerOverride, QuantizeOptions, QuantizeProgress } from '../quantize/options.js'
+import { type QuantizeReport, quantize } from '../quantize/pipeline.js'
+import { act, type Context, wholeNumber } from './action.js'
+import { bytes, duration, type Output } from './output.js'
+
+interface Flags {
+  output: string
+  bits: number
+  groupSize: number
+  method: NonNullable<QuantizeOptions['method']>
+  allocation?: QuantizeOptions['allocation']
+  quantizer?: QuantizeOptions['quantizer']
+  calibration?: string
+  samples: number
+  seqLen: number
+  seed: number
+  offsets?: string
+  override: string[]
+  bitMap?: string
+  embeddingBits?: number
+  headBits?: number
+  device: NonNullable<QuantizeOptions['device']>
+  threads?: number
+  overwrite?: boolean
+  restart?: boolean
+  json?: boolean
+}
+
+export function quantizeCommand(): Command {
+  return new Command('quantize')
+    .description('quantize a Hugging Face folder or a GGUF file into a packed folder')
+    .argument('<model>', 'folder with config.json and *.safetensors, or a .gguf file')
+    .requiredOption('--output <folder>', 'folder to make')
+    .option('--bits <n>', 'mean bits of the codes, 1 to 8', wholeNumber, 2)
+    .option('--group-size <n>', 'input channels that share a scale: 32, 64, 128 or 256', wholeNumber, 64)
+    .addOption(
+      new Option('--method <name>', 'method').choices(['slim', 'slim-paper', 'gptq', 'rtn']).default('slim'),
+    )
+    .addOption(
+      new Option('--allocation <kind>', "group bits, if not the method's").choices(['sba', 'uniform']),
+    )
+    .addOption(new Option('--quantizer <kind>', "scales, if not the method's").choices(['sqc', 'minmax']))
+    .option('--calibration <file>', 'UTF-8 text to calibrate on (all methods but rtn)')
+    .option('--samples <n>', 'calibration windows', wholeNumber, 128)
+    .option('--seq-len <n>', 'tokens a window', wholeNumber, 2048)
+    .option('--seed <n>', 'seed of the windows', wholeNumber, 0)
+    .option('--offsets <file>', 'JSON file with "offsets": first tokens of the windows, in place of the seed')
+    .option(
+      '--override <glob:field=value,…>',
+      'per layer, e.g. "**.down_proj:bits=3,groupSize=32" or "**.o_proj:skip"; may be repeated',
+      (value: string, all: string[]) => [...all, value],
+      [],
+    )
+    .option('--bit-map <file>', 'a slimllm.json whose group bits are used as they are')
+    .option('--embedding-bits <n>', 'quantize the embedding table (kept by default)', wholeNumber)
+    .option('--head-bits <n>', 'quantize an untied lm_head (kept by default)', wholeNumber)
+    .addOption(new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto'))
+    .option('--threads <n>', 'threads (default: all cores)', wholeNumber)
+    .option('--overwrite', 'replace a finished slimllm folder at the output')
+    .option('--restart', 'discard an unfinished run at the output instead of continuing it')
+    .option('--json', 'NDJSON on stdout')
+    .action((model: string, flags: Flags) => act(flags.json, (context) => runQuantize(model, flags, context)))
+}
+
+async function runQuantize(model: string, flags: Flags, { output, signal }: Context): Promise<void> {
+  const { calibration, samples, seqLen, seed, override, offsets, json: _, ...options } = flags
+  const report = await quantize(model, {
+    ...options,
+    calibration: calibration
+      ? {
+          file: calibration,
+          samples,
+          seqLen,
+          seed,
+          offsets: offsets ? await readOffsets(offsets) : undefined,
+        }
+      : undefined,
+    overrides: Object.fromEntries(override.map(parseOverride)),
+    onProgress: showProgress(output),
+    signal,
+  })
+  output.result(resultFields(report), [
+    `${report.output}: ${report.storedBitsPerWeight.toFixed(3)} stored bits a weight, ` +
+      `${bytes(report.fileBytes)}, ${duration(report.seconds.total)}`,
+  ])
+}
+
+export function resultFields(report: QuantizeReport): Record<string, unknown> {
+  const { output, storedBitsPerWeight, codeBitsPerWeight, fileBytes, peakMemoryBytes, seconds } = report
+  const { layers: _, total, ...phases } = seconds
+  return {
+    output,
+    storedBitsPerWeight,
+    codeBitsPerWeight,
+    fileBytes,
+    seconds: total,
+    phases,
+    peakMemoryBytes,
+  }
+}
+
+/** A bar on a terminal, a line a block elsewhere, an event a step with --json. */
+export function showProgress(output: Output): (progress: QuantizeProgress) => void {
+  let lastBlock = -1
+  return (progress) => {
+    output.event('progress', { ...progress })
+    const { block, blocks, phase, layer, seconds, secondsLeft } = progress
+    if (phase === 'finish') return
+    const left = secondsLeft === null ? '' : `, ${duration(secondsLeft)} left`
+    const what = layer ?? (phase === 'calibrate' ? 'calibrating' : 'running the quantized block')
+    const milestone = block !== lastBlock
+    const text = milestone && !process.stderr.isTTY ? '' : ` ${what}`
+    output.progress(
+      block / blocks,
+      `block ${block + 1} of ${blocks}, ${duration(seconds)}${left}${text}`,
+      milestone,
+    )
+    lastBlock = block
+  }
+}
+
+async function readOffsets(file: string): Promise<number[]> {
+  let offsets: unknown
+  try {
+    const parsed = JSON.parse(await readFile(file, 'utf8'))
+    offsets = Array.isArray(parsed) ? parsed : parsed.offsets
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw SlimError.from(error, { parameter: '--offsets', file })
+  }
+  if (!Array.isArray(offsets))
+    throw SlimError.invalidArgument('--offsets', 'a JSON file with "offsets": [...]', file)
+  return offsets as number[]
+}
+
+/** "glob:bits=3,groupSize=32,skip" */
+export function parseOverride(text: string): [string, LayerOverride] {
+  const [, glob, fields] = /^(.+):([^:]+)$/.exec(text) ?? []
+  const override: LayerOverride = {}
+  for (const field of fields?.split(',') ?? []) {
+    const [key, value] = field.split('=')
+    if (key === 'skip' && value === undefined) override.skip = true
+    else if ((key === 'bits' || key === 'groupSize') && /^\d+$/.test(value ?? ''))
+      override[key] = Number(value)
+    else throw SlimError.invalidArgument('--override', 'GLOB:bits=N,groupSize=N or GLOB:skip', text)
+  }
+  if (!glob) throw SlimError.invalidArgument('--override', 'GLOB:bits=N,groupSize=N or GLOB:skip', text)
+  return [glob, override]
+}

@@ -1,0 +1,26 @@
+/** slimllm: makes and runs 1- to 4-bit large language models. This file is the whole public surface. */
+export { decoderSpec } from './architecture/index.js'
+export type { BlockSpec, DecoderBlockSpec, DecoderSpec, LinearSpec } from './architecture/spec.js'
+export { type CalibrationSamples, type SamplingOptions, sampleWindows } from './calibration/samples.js'
+export { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.js'
+export { type SaveOptions, saveCheckpoint } from './checkpoint/save.js'
+export type { TensorInfo } from './checkpoint/tensor_info.js'
+export { SlimError, type SlimErrorCode } from './errors.js'
+export { type EvaluateOptions, type Evaluation, evaluatePerplexity } from './evaluate/perplexity.js'
+export type { Matrix, StepOptions } from './native/matrix.js'
+export type { LayerReport, Manifest } from './packed/manifest.js'
+export { PackedMatrix, type PackedParts } from './packed/packed_matrix.js'
+export type {
+  BitMap,
+  CalibrationOptions,
+  LayerOverride,
+  Method,
+  QuantizeOptions,
+  QuantizeProgress,
+  Recipe,
+} from './quantize/options.js'
+export { type QuantizeReport, quantize } from './quantize/pipeline.js'
+export { allocateBits, fitGroups, gptq, groupSalience } from './quantize/steps.js'
+export type { GeneratedToken, GenerateOptions } from './runtime/generate.js'
+export { type LoadOptions, loadModel, type Model } from './runtime/model.js'
+export { loadTokenizer, type Tokenizer } from './runtime/tokenizer.js'

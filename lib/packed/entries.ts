@@ -1,0 +1,68 @@
+/** The tensors of a packed folder, as entries for the safetensors writer, and the reports of its layers. */
+import type { DecoderBlockSpec } from '../architecture/spec.js'
+import type { SafetensorsEntry } from '../checkpoint/safetensors_writer.js'
+import type { BlockWeights, NativePackedMatrix, NativeTensor } from '../native/addon.js'
+import { PACKED_PARTS } from '../runtime/weights.js'
+import type { LayerReport } from './manifest.js'
+
+/** A tensor kept as it is in the source. */
+export function denseEntry(name: string, tensor: NativeTensor): SafetensorsEntry {
+  return { name, dtype: tensor.dtype, shape: tensor.shape, bytes: () => tensor.toBytes() }
+}
+
+/** The four parts of a packed matrix. */
+export function packedEntries(module: string, packed: NativePackedMatrix): SafetensorsEntry[] {
+  return Object.entries(PACKED_PARTS).map(([part, suffix]) =>
+    denseEntry(`${module}.${suffix}`, packed[part as keyof typeof PACKED_PARTS]()),
+  )
+}
+
+/** All tensors of a block: linear layers, packed or kept, their biases, and the norms. */
+export function blockEntries(block: DecoderBlockSpec, weights: BlockWeights): SafetensorsEntry[] {
+  const entries: SafetensorsEntry[] = []
+  for (const { role, name } of block.linears) {
+    const { weight, bias } = weights.linears[role]!
+    if ('qweight' in weight) entries.push(...packedEntries(name, weight))
+    else entries.push(denseEntry(`${name}.weight`, weight))
+    if (bias) entries.push(denseEntry(`${name}.bias`, bias))
+  }
+  for (const { role, name } of block.norms) {
+    const { weight, bias } = weights.norms[role]!
+    entries.push(denseEntry(`${name}.weight`, weight))
+    if (bias) entries.push(denseEntry(`${name}.bias`, bias))
+  }
+  return entries
+}
+
+export function layerReport(
+  name: string,
+  packed: NativePackedMatrix,
+  {
+    groupBits,
+    relativeError,
+    damping,
+  }: { groupBits: Uint8Array } & Pick<LayerReport, 'relativeError' | 'damping'>,
+): LayerReport {
+  const { rows, cols, groupSize, storedBytes } = packed
+  return { name, rows, cols, groupSize, groupBits: [...groupBits], storedBytes, relativeError, damping }
+}
+
+/** Mean bits of the codes alone, over all weights of the layers. */
+export function meanCodeBits(layers: readonly LayerReport[]): number {
+  let weights = 0
+  let bits = 0
+  for (const { rows, cols, groupSize, groupBits } of layers) {
+    weights += rows * cols
+    groupBits.forEach((width, g) => {
+      bits += rows * Math.min(groupSize, cols - g * groupSize) * width
+    })
+  }
+  return weights === 0 ? 0 : bits / weights
+}
+
+/** Stored bits per weight of layers together: codes, group bits, scales, zero points and means. */
+export function storedBitsPerWeight(layers: readonly LayerReport[]): number {
+  const sum = (of: (layer: LayerReport) => number) => layers.reduce((total, layer) => total + of(layer), 0)
+  const weights = sum((layer) => layer.rows * layer.cols)
+  return weights === 0 ? 0 : (8 * sum((layer) => layer.storedBytes)) / weights
+}

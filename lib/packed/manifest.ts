@@ -1,0 +1,64 @@
+/** slimllm.json: how a packed folder was made, and what every layer stores. docs/format.md specifies it. */
+import type { LayerOverride, Method, Recipe } from '../quantize/options.js'
+
+export const FORMAT_VERSION = 1
+
+export interface LayerReport {
+  name: string
+  rows: number
+  cols: number
+  groupSize: number
+  /** Bits of every group. */
+  groupBits: number[]
+  storedBytes: number
+  /** ‖(W−Q)X‖ / ‖WX‖ on the calibration inputs; null without calibration. */
+  relativeError: number | null
+  /** Share of the Hessian's mean diagonal that was added before factoring; null where no Hessian was used. */
+  damping: number | null
+}
+
+/** Wall-clock seconds: the only fields that differ between two runs of the same settings. */
+export interface Timing {
+  total: number
+  /** By phase. */
+  calibrate: number
+  propagate: number
+  factor: number
+  allocation: number
+  quantizer: number
+  compensation: number
+  /** Per layer name. */
+  layers: Record<string, number>
+}
+
+export interface Manifest {
+  format: 'slimllm'
+  formatVersion: number
+  slimllmVersion: string
+  source: { modelType: string; sha256: string }
+  settings: {
+    method: Method
+    recipe: Recipe
+    bits: number
+    groupSize: number
+    overrides: Record<string, LayerOverride>
+    embeddingBits: number | null
+    headBits: number | null
+    givenBitMap: boolean
+  }
+  calibration: {
+    samples: number
+    seqLen: number
+    seed: number | null
+    offsets: number[]
+    sha256: string
+  } | null
+  /** Over the quantized layers, everything counted. */
+  storedBitsPerWeight: number
+  /** Mean bits of the codes alone. */
+  codeBitsPerWeight: number
+  /** Sum of all safetensors files. */
+  fileBytes: number
+  layers: LayerReport[]
+  seconds: Timing
+}

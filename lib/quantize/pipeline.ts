@@ -1,0 +1,295 @@
+/** quantize(): block after block, each calibrated on the states that the already quantized blocks before it give. */
+import { createHash } from 'node:crypto'
+import { decoderSpec } from '../architecture/index.js'
+import type { DecoderBlockSpec, DecoderSpec } from '../architecture/spec.js'
+import { type CalibrationSamples, sampleWindows } from '../calibration/samples.js'
+import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
+import type { SafetensorsEntry } from '../checkpoint/safetensors_writer.js'
+import { requireFinite } from '../checkpoint/tensor_info.js'
+import { SlimError } from '../errors.js'
+import { readText } from '../files.js'
+import { addon, type BlockWeights, type NativeTensor, run } from '../native/addon.js'
+import {
+  blockEntries,
+  denseEntry,
+  layerReport,
+  meanCodeBits,
+  packedEntries,
+  storedBitsPerWeight,
+} from '../packed/entries.js'
+import { FORMAT_VERSION, type LayerReport, type Manifest } from '../packed/manifest.js'
+import { PackedFolderWriter } from '../packed/writer.js'
+import { buildDecoder } from '../runtime/model.js'
+import { loadTokenizer } from '../runtime/tokenizer.js'
+import { loadBlockWeights, type QuantizationConfig } from '../runtime/weights.js'
+import { packageVersion } from '../version.js'
+import {
+  type CalibrationStates,
+  calibrateBlock,
+  propagate,
+  quantizeBlock,
+  type StepContext,
+} from './block.js'
+import {
+  type BitMap,
+  checkDevice,
+  checkThreads,
+  type QuantizeOptions,
+  type QuantizeProgress,
+  resolveSettings,
+  type Settings,
+} from './options.js'
+import { planLayers, readBitMap } from './plan.js'
+import { addSeconds, noSeconds } from './seconds.js'
+
+export interface QuantizeReport extends Manifest {
+  /** The folder that was made. */
+  output: string
+  /** Largest resident memory of the process so far. */
+  peakMemoryBytes: number
+}
+
+/** States larger than this live in an unlinked file on the output's disk, so that a 7B model calibrates in little memory. */
+const SPILL_BYTES = 2 ** 30
+
+/**
+ * Quantizes a checkpoint (Hugging Face folder or GGUF file) into a packed folder at `options.output`.
+ * The folder appears whole or not at all; a killed run continues after its last whole block when called again.
+ */
+export async function quantize(source: string, options: QuantizeOptions): Promise<QuantizeReport> {
+  const settings = resolveSettings(options)
+  checkDevice(options.device)
+  if (typeof options.output !== 'string' || options.output === '')
+    throw SlimError.invalidArgument('output', 'the path of a folder to make', options.output)
+  const threads = checkThreads(options.threads)
+  const checkpoint = await openCheckpoint(source, { threads })
+  try {
+    if (checkpoint.config.quantization_config)
+      throw new SlimError('SLIM_UNSUPPORTED_FORMAT', `${source} is quantized already`, {
+        file: source,
+        parameter: 'quantization_config',
+        remedy: 'Quantize the original checkpoint',
+      })
+    const spec = decoderSpec(checkpoint.config)
+    const bitMap = await readBitMap(options.bitMap)
+    const plan = planLayers(spec, settings, bitMap)
+    const samples = options.calibration ? await drawSamples(checkpoint, options.calibration) : null
+    const context = { recipe: settings.recipe, plan, threads, signal: options.signal }
+    return await new Quantization(checkpoint, spec, settings, samples, bitMap, context, options).run()
+  } catch (error) {
+    throw SlimError.from(error, { file: source })
+  } finally {
+    checkpoint.dispose()
+  }
+}
+
+async function drawSamples(
+  checkpoint: Checkpoint,
+  { file, text, ...sampling }: NonNullable<QuantizeOptions['calibration']>,
+): Promise<CalibrationSamples> {
+  if ((file === undefined) === (text === undefined))
+    throw SlimError.invalidArgument(
+      'calibration',
+      'either file or text',
+      file === undefined ? 'neither' : 'both',
+    )
+  return sampleWindows(loadTokenizer(checkpoint).encode(text ?? (await readText(file!))), sampling)
+}
+
+class Quantization {
+  private readonly started = performance.now()
+  private writer!: PackedFolderWriter
+  /** Blocks done by this run, not by one that it continues: what the estimate of the time left stands on. */
+  private readonly timed = { blocks: 0, seconds: 0 }
+
+  constructor(
+    private readonly checkpoint: Checkpoint,
+    private readonly spec: DecoderSpec,
+    private readonly settings: Settings,
+    private readonly samples: CalibrationSamples | null,
+    private readonly bitMap: BitMap | null,
+    private readonly context: StepContext,
+    private readonly options: QuantizeOptions,
+  ) {}
+
+  async run(): Promise<QuantizeReport> {
+    const { settings, samples, bitMap, options, spec } = this
+    const sourceHash = await this.checkpoint.sourceHash(options.signal)
+    const decisive = [FORMAT_VERSION, packageVersion(), settings, bitMap, sourceHash, samples?.hash]
+    this.writer = await PackedFolderWriter.open(options.output, {
+      identity: createHash('sha256').update(JSON.stringify(decisive)).digest('hex'),
+      overwrite: options.overwrite ?? false,
+      restart: options.restart ?? false,
+      shards: spec.blocks.length + 1,
+    })
+    if (this.writer.done.length === 0) await this.writeTables()
+    const calibration = samples && { samples, states: await this.embed(samples) }
+    await this.replayJournaled(calibration)
+    for (const block of spec.blocks.slice(this.writer.done.length - 1))
+      await this.quantizeBlock(block, calibration)
+    calibration?.states.dispose()
+    return this.finish(sourceHash)
+  }
+
+  /** The first shard: embeddings, positions, final norm and head. */
+  private async writeTables(): Promise<void> {
+    const { spec, settings, checkpoint } = this
+    const entries: SafetensorsEntry[] = []
+    const layers: LayerReport[] = []
+    const keep = async (name: string) => {
+      if (checkpoint.tensors.has(name)) entries.push(denseEntry(name, await this.load(name)))
+    }
+    const table = async (name: string, bits: number | null) => {
+      if (bits === null) return keep(`${name}.weight`)
+      const groupSize = Math.min(settings.groupSize, spec.hiddenSize)
+      const groupBits = new Uint8Array(Math.ceil(spec.hiddenSize / groupSize)).fill(bits)
+      const weight = await this.load(`${name}.weight`)
+      const fit = { groupSize, quantizer: settings.recipe.quantizer }
+      const packed = await run(
+        addon().fitGroups(weight, groupBits, fit, this.context.threads),
+        this.options.signal,
+      )
+      entries.push(...packedEntries(name, packed))
+      layers.push(layerReport(name, packed, { groupBits, relativeError: null, damping: null }))
+    }
+    if (spec.head.tied && settings.headBits !== null)
+      throw SlimError.invalidArgument(
+        'headBits',
+        'nothing, as this head is tied to the embeddings,',
+        settings.headBits,
+        'Use embeddingBits',
+      )
+    await table(spec.embedding.name, settings.embeddingBits)
+    if (!spec.head.tied) await table(spec.head.name, settings.headBits)
+    for (const module of [spec.positions, spec.finalNorm])
+      if (module) for (const part of ['weight', 'bias']) await keep(`${module.name}.${part}`)
+    await this.writer.writeShard(entries, { layers, seconds: noSeconds() })
+  }
+
+  /** Hidden states of the calibration samples before the first block. */
+  private async embed({ ids, seqLen }: CalibrationSamples): Promise<NativeTensor> {
+    const first = this.spec.blocks[0]!
+    const block = new (addon().DecoderBlock)(first.spec, await loadBlockWeights(this.checkpoint, first))
+    const decoder = await buildDecoder(this.checkpoint, this.spec, [block])
+    const bytes = ids.length * this.spec.hiddenSize * 4
+    try {
+      return decoder.embed(ids, seqLen, bytes > SPILL_BYTES ? this.writer.folder : null)
+    } finally {
+      decoder.dispose()
+      block.dispose()
+    }
+  }
+
+  /** Of blocks that an interrupted run has finished, only the effect on the states is needed. */
+  private async replayJournaled(calibration: CalibrationStates | null): Promise<void> {
+    const blocks = this.spec.blocks.slice(0, this.writer.done.length - 1)
+    if (blocks.length === 0 || !calibration) return
+    using done = await this.writer.openDone(this.packedConfig())
+    for (const block of blocks) {
+      this.progress(block, 'propagate')
+      await propagate(block, await loadBlockWeights(done, block), calibration, this.context, noSeconds())
+    }
+  }
+
+  private async quantizeBlock(block: DecoderBlockSpec, calibration: CalibrationStates | null): Promise<void> {
+    const started = performance.now()
+    const seconds = noSeconds()
+    const context = { ...this.context, onLayer: (layer: string) => this.progress(block, 'quantize', layer) }
+    const weights = await this.loadBlock(block)
+    this.progress(block, 'calibrate')
+    const hessians = calibration && (await calibrateBlock(block, weights, calibration, context, seconds))
+    const layers = await quantizeBlock(block, weights, hessians, context, seconds)
+    const isLast = block.index === this.spec.blocks.length - 1
+    if (calibration && !isLast) {
+      this.progress(block, 'propagate')
+      await propagate(block, weights, calibration, context, seconds)
+    }
+    await this.writer.writeShard(blockEntries(block, weights), { layers, seconds })
+    this.timed.blocks++
+    this.timed.seconds += (performance.now() - started) / 1000
+  }
+
+  /** A block's weights from the source, every linear layer looked through for NaN and infinity. */
+  private async loadBlock(block: DecoderBlockSpec): Promise<BlockWeights> {
+    const weights = await loadBlockWeights(this.checkpoint, block)
+    for (const { role, name } of block.linears)
+      await this.requireFinite(weights.linears[role]!.weight as NativeTensor, `${name}.weight`)
+    return weights
+  }
+
+  private async load(name: string): Promise<NativeTensor> {
+    const tensor = await this.checkpoint.tensor(name)
+    await this.requireFinite(tensor, name)
+    return tensor
+  }
+
+  private requireFinite(tensor: NativeTensor, name: string): Promise<void> {
+    const { file } = this.checkpoint.tensors.get(name)!
+    return requireFinite(tensor, name, file, this.context.threads)
+  }
+
+  private progress(block: DecoderBlockSpec, phase: QuantizeProgress['phase'], layer?: string): void {
+    const blocks = this.spec.blocks.length
+    const { blocks: done, seconds } = this.timed
+    const secondsLeft = done ? (seconds / done) * (blocks - this.writer.done.length + 1) : null
+    this.options.onProgress?.({
+      block: block.index,
+      blocks,
+      phase,
+      layer,
+      seconds: this.elapsed(),
+      secondsLeft,
+    })
+  }
+
+  private elapsed(): number {
+    return (performance.now() - this.started) / 1000
+  }
+
+  private async finish(sourceHash: string): Promise<QuantizeReport> {
+    const { spec, settings, options, samples, writer } = this
+    const blocks = spec.blocks.length
+    const seconds = this.elapsed()
+    options.onProgress?.({ block: blocks, blocks, phase: 'finish', seconds, secondsLeft: 0 })
+    const layers = writer.done.flatMap((entry) => entry.layers)
+    const manifest: Manifest = {
+      format: 'slimllm',
+      formatVersion: FORMAT_VERSION,
+      slimllmVersion: packageVersion(),
+      source: { modelType: spec.modelType, sha256: sourceHash },
+      settings: { ...settings, givenBitMap: this.bitMap !== null },
+      calibration: samples && {
+        samples: samples.samples,
+        seqLen: samples.seqLen,
+        seed: options.calibration?.offsets ? null : (options.calibration?.seed ?? 0),
+        offsets: samples.offsets,
+        sha256: samples.hash,
+      },
+      storedBitsPerWeight: storedBitsPerWeight(layers),
+      codeBitsPerWeight: meanCodeBits(layers),
+      fileBytes: writer.done.reduce((sum, entry) => sum + entry.bytes, 0),
+      layers,
+      seconds: {
+        total: seconds,
+        ...writer.done.map((entry) => entry.seconds).reduce(addSeconds, noSeconds()),
+      },
+    }
+    await writer.finish(this.packedConfig(), manifest, await this.checkpoint.auxiliary())
+    return { ...manifest, output: options.output, peakMemoryBytes: process.resourceUsage().maxRSS * 1024 }
+  }
+
+  /** The source's config.json with what a reader of the packed layers needs. */
+  private packedConfig(): Record<string, unknown> {
+    const { bits, groupSize } = this.settings
+    const layers = this.writer.done.flatMap((entry) => entry.layers)
+    const others = layers.filter((layer) => layer.groupSize !== groupSize)
+    const quantization: QuantizationConfig = {
+      quant_method: 'slim',
+      format_version: FORMAT_VERSION,
+      bits,
+      group_size: groupSize,
+      module_group_sizes: Object.fromEntries(others.map((layer) => [layer.name, layer.groupSize])),
+    }
+    return { ...this.checkpoint.config, quantization_config: quantization }
+  }
+}

@@ -1,0 +1,95 @@
+/** What happens to every linear layer: its bits and group size, or that it is kept. */
+import { readFile } from 'node:fs/promises'
+import picomatch from 'picomatch'
+import type { DecoderSpec, LinearSpec } from '../architecture/spec.js'
+import { SlimError } from '../errors.js'
+import type { BitMap, Settings } from './options.js'
+
+export interface LayerPlan {
+  linear: LinearSpec
+  bits: number
+  groupSize: number
+  skip: boolean
+  /** Given bits of every group, in place of the search. */
+  groupBits: Uint8Array | null
+}
+
+/** The plan of every layer by name. */
+export function planLayers(
+  spec: DecoderSpec,
+  settings: Settings,
+  bitMap: BitMap | null,
+): Map<string, LayerPlan> {
+  const plan = new Map<string, LayerPlan>()
+  const rules = Object.entries(settings.overrides).map(([glob, override]) => ({
+    glob,
+    match: layerGlob(glob),
+    override,
+  }))
+  const unused = new Set(rules.map((rule) => rule.glob))
+  for (const linear of spec.blocks.flatMap((block) => block.linears)) {
+    const layer = { bits: settings.bits, groupSize: settings.groupSize, skip: false }
+    for (const { glob, match, override } of rules) {
+      if (!match(linear.name)) continue
+      unused.delete(glob)
+      Object.assign(layer, override)
+    }
+    if (!layer.skip && layer.groupSize > linear.cols)
+      throw new SlimError(
+        'SLIM_GROUP_SIZE',
+        `groupSize ${layer.groupSize} is larger than the ${linear.cols} input channels of ${linear.name}`,
+        {
+          parameter: 'groupSize',
+          expected: `at most ${linear.cols}`,
+          received: String(layer.groupSize),
+          tensor: `${linear.name}.weight`,
+          remedy: 'Choose a smaller groupSize, or override it for this layer',
+        },
+      )
+    const groupBits = bitMap && !layer.skip ? givenBits(bitMap, linear, layer.groupSize) : null
+    plan.set(linear.name, { linear, ...layer, groupBits })
+  }
+  for (const glob of unused)
+    throw SlimError.invalidArgument(
+      'overrides',
+      'globs that match layer names',
+      glob,
+      `Layers are named as ${[...plan.keys()][0]}`,
+    )
+  return plan
+}
+
+/** Reads a bit map given as an object or as the path of a slimllm.json. */
+export async function readBitMap(bitMap: BitMap | string | undefined): Promise<BitMap | null> {
+  if (typeof bitMap !== 'string') return bitMap ?? null
+  let manifest: { layers?: { name: string; groupBits: number[] }[] }
+  try {
+    manifest = JSON.parse(await readFile(bitMap, 'utf8'))
+  } catch (error) {
+    throw error instanceof SyntaxError
+      ? SlimError.invalidArgument('bitMap', 'a slimllm.json', bitMap)
+      : SlimError.from(error, { parameter: 'bitMap' })
+  }
+  if (!Array.isArray(manifest.layers))
+    throw SlimError.invalidArgument('bitMap', 'a slimllm.json with layers', bitMap)
+  return Object.fromEntries(manifest.layers.map((layer) => [layer.name, layer.groupBits]))
+}
+
+function givenBits(bitMap: BitMap, linear: LinearSpec, groupSize: number): Uint8Array {
+  const groups = Math.ceil(linear.cols / groupSize)
+  const given = bitMap[linear.name]
+  if (given?.length !== groups || given.some((bits) => !Number.isInteger(bits) || bits < 1 || bits > 8))
+    throw SlimError.invalidArgument(
+      `bitMap["${linear.name}"]`,
+      `${groups} whole numbers from 1 to 8`,
+      given ? `[${given.join(', ')}]` : undefined,
+    )
+  return Uint8Array.from(given)
+}
+
+/** Dots part a layer's name as slashes part a path. */
+function layerGlob(glob: string): (name: string) => boolean {
+  const asPath = (text: string) => text.replaceAll('.', '/')
+  const match = picomatch(asPath(glob))
+  return (name) => match(asPath(name))
+}

@@ -1,0 +1,50 @@
+// The main job on a real model, at a size for CI: SmolLM2-135M from its GGUF file, 16 × 512 calibration tokens, the
+// first 16,384 test tokens. Usage: node scripts/check-real-model.mjs FOLDER, with FOLDER/models and FOLDER/data.
+import { mkdtempSync, rmSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { evaluatePerplexity, loadModel, quantize } from '../dist/index.js'
+
+const shared = process.argv[2]
+const source = path.join(shared, 'models', 'smollm2-135m-instruct', 'SmolLM2-135M-Instruct.Q4_1.gguf')
+const text = (name) => path.join(shared, 'data', 'wikitext-2-raw', name)
+const folder = mkdtempSync(path.join(os.tmpdir(), 'slimllm-real-'))
+let failures = 0
+
+function check(what, value, low, high) {
+  const holds = value >= low && value <= high
+  if (!holds) failures++
+  console.log(`${holds ? 'ok    ' : 'FAILED'} ${what}: ${value.toFixed(3)}, bounds ${low} to ${high}`)
+}
+
+async function perplexity(model) {
+  await using loaded = await loadModel(model)
+  return (await evaluatePerplexity(loaded, { file: text('wiki.test.raw'), seqLen: 512, maxTokens: 16_384 }))
+    .perplexity
+}
+
+const make = (name, bits, method) =>
+  quantize(source, {
+    output: path.join(folder, name),
+    bits,
+    groupSize: 64,
+    method,
+    calibration: { file: text('wiki.valid.raw'), samples: 16, seqLen: 512, seed: 0 },
+  })
+
+try {
+  // PyTorch gives 28.52.
+  check('perplexity of the original', await perplexity(source), 28.46, 28.58)
+  for (const [name, bits, method, low, high] of [
+    ['3-bit GPTQ', 3, 'gptq', 55, 110],
+    ['3-bit SliM-LLM', 3, 'slim-paper', 50, 95],
+    ['2-bit SliM-LLM', 2, 'slim-paper', 200, 1500],
+  ]) {
+    const report = await make(name, bits, method)
+    check(`${name}, stored bits a weight`, report.storedBitsPerWeight, bits + 0.28, bits + 0.36)
+    check(`${name}, perplexity`, await perplexity(report.output), low, high)
+  }
+} finally {
+  rmSync(folder, { recursive: true, force: true })
+}
+process.exit(failures === 0 ? 0 : 1)

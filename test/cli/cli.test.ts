@@ -1,0 +1,150 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import path from 'node:path'
+import { describe, expect, it } from 'vitest'
+import { parseOverride } from '../../lib/cli/quantize.js'
+import { packageRoot } from '../../lib/native/addon.js'
+import { calibrationFile, demo, heldoutFile } from '../support/demo.js'
+import { temporaryFolder } from '../support/temporary.js'
+
+const cli = path.join(packageRoot(), 'dist', 'cli', 'main.js')
+const folder = temporaryFolder()
+const at = (name: string) => path.join(folder, name)
+const slimllm = (...args: string[]) => spawnSync(process.execPath, [cli, ...args], { encoding: 'utf8' })
+const lastEvent = (stdout: string) => JSON.parse(stdout.trim().split('\n').at(-1)!)
+const quantizeArgs = (output: string, ...more: string[]) => [
+  ...['quantize', demo, '--output', output, '--bits', '2', '--group-size', '32', '--method', 'slim'],
+  ...[
+    '--calibration',
+    calibrationFile,
+    '--samples',
+    '4',
+    '--seq-len',
+    '64',
+    '--seed',
+    '0',
+    '--threads',
+    '2',
+    ...more,
+  ],
+]
+
+describe('slimllm', () => {
+  it('quantizes, inspects, evaluates and generates, for people and as NDJSON', () => {
+    const human = slimllm(...quantizeArgs(at('a')))
+    expect(human.status).toBe(0)
+    expect(human.stdout).toMatch(/stored bits a weight/)
+    expect(human.stderr.trim().split('\n')).toHaveLength(6)
+    const json = slimllm(...quantizeArgs(at('b'), '--json', '--override', '**.v_proj:bits=4,groupSize=64'))
+    expect(json.stderr).toBe('')
+    expect(lastEvent(json.stdout)).toMatchObject({ event: 'result', output: at('b') })
+    expect(lastEvent(json.stdout).peakMemoryBytes).toBeGreaterThan(1e7)
+
+    const inspected = lastEvent(slimllm('inspect', at('b'), '--json').stdout)
+    expect(inspected).toMatchObject({ format: 'slimllm', blocks: 6, hiddenSize: 256 })
+    expect(slimllm('inspect', at('a')).stdout).toMatch(
+      /model\.layers\.5\.mlp\.down_proj +256×768 +1:\d+ 2:\d+ 3:\d+/,
+    )
+    expect(slimllm('inspect', demo).stdout).toMatch(/llama: 6 blocks/)
+
+    const args = ['--file', heldoutFile, '--seq-len', '128', '--max-tokens', '1024']
+    const evaluated = slimllm('eval', at('a'), ...args, '--reference', demo, '--json')
+    const result = lastEvent(evaluated.stdout)
+    expect(result).toMatchObject({ event: 'result', tokens: 1024 })
+    expect(result.perplexity).toBeGreaterThan(result.referencePerplexity)
+    expect(result.klDivergence).toBeGreaterThan(0)
+    expect(result.top1Agreement).toBeGreaterThan(0.5)
+    expect(result.storedBitsPerWeight).toBeGreaterThan(2)
+    expect(slimllm('eval', at('a'), ...args).stdout).toContain(`perplexity ${result.perplexity.toFixed(4)}`)
+
+    const text = slimllm('generate', at('a'), '--prompt', 'It was', '--max-tokens', '8')
+    expect(text.status).toBe(0)
+    expect(text.stdout.trim().length).toBeGreaterThan(3)
+    const tokens = slimllm('generate', at('a'), '--prompt', 'It was', '--max-tokens', '8', '--json').stdout
+    expect(lastEvent(tokens).text.trim()).toBe(text.stdout.trim())
+  })
+
+  it('says what the machine has', () => {
+    expect(slimllm('doctor').stdout).toMatch(/native addon: loaded, (avx512|avx2|portable) kernels/)
+    expect(lastEvent(slimllm('doctor', '--json').stdout)).toMatchObject({
+      event: 'result',
+      node: process.version,
+    })
+  })
+
+  it.each([
+    [['quantise']],
+    [['quantize', demo]],
+    [['quantize', demo, '--output', 'x', '--bits', 'two']],
+    [['quantize', demo, '--output', 'x', '--method', 'magic']],
+    [['quantize', demo, '--output', 'x', '--bits', '11', '--calibration', calibrationFile]],
+    [['quantize', demo, '--output', 'x', '--method', 'rtn', '--override', 'nonsense']],
+  ])('ends %j with exit code 2 and writes nothing', (args) => {
+    const run = slimllm(...args)
+    expect(run.status).toBe(2)
+    expect(run.stderr).not.toBe('')
+    expect(run.stdout).toBe('')
+    expect(existsSync('x')).toBe(false)
+  })
+
+  it('ends a failure with exit code 1 and its code, also as NDJSON', () => {
+    const run = slimllm('eval', at('none'), '--file', heldoutFile)
+    expect(run.status).toBe(1)
+    expect(run.stderr).toMatch(/SLIM_FILE_NOT_FOUND/)
+    expect(run.stderr).not.toMatch(/ at .*\.js:\d+/)
+    const json = lastEvent(slimllm('eval', demo, '--file', at('none.txt'), '--json').stdout)
+    expect(json).toMatchObject({ event: 'error', code: 'SLIM_FILE_NOT_FOUND', file: at('none.txt') })
+  })
+
+  it('stops at Ctrl-C with exit code 130, and continues when called again', async () => {
+    const child = spawn(process.execPath, [
+      cli,
+      ...quantizeArgs(at('interrupted'), '--json', '--samples', '32'),
+    ])
+    let stdout = ''
+    child.stdout.on('data', (chunk) => {
+      stdout += chunk
+      // Once: a second Ctrl-C ends the process at once.
+      if (stdout.includes('"block":2') && !child.killed) child.kill('SIGINT')
+    })
+    const status = await new Promise((resolve) => child.on('exit', resolve))
+    expect(status).toBe(130)
+    expect(lastEvent(stdout)).toMatchObject({ event: 'error', code: 'SLIM_ABORTED' })
+    expect(existsSync(at('interrupted'))).toBe(false)
+    const again = slimllm(...quantizeArgs(at('interrupted'), '--json', '--samples', '32'))
+    expect(again.status).toBe(0)
+    expect(again.stdout).not.toContain('"block":0,"blocks":6,"phase":"calibrate"')
+  })
+
+  it('reports a full disk by its code, and leaves nothing under the final name', () => {
+    // A limit on the size of files (in blocks of 1 KiB) fails a write as a full disk does.
+    const command = [process.execPath, cli, ...quantizeArgs(at('full'), '--json')]
+      .map((word) => `'${word}'`)
+      .join(' ')
+    const run = spawnSync('bash', ['-c', `ulimit -f 200; ${command}`], { encoding: 'utf8' })
+    expect(run.status).toBe(1)
+    expect(lastEvent(run.stdout)).toMatchObject({ event: 'error', code: 'SLIM_NO_SPACE' })
+    expect(existsSync(at('full'))).toBe(false)
+    expect(readdirSync(at('full.partial')).filter((name) => name.endsWith('.safetensors'))).toEqual([])
+  })
+
+  it('reads offsets from a file', () => {
+    writeFileSync(at('offsets.json'), JSON.stringify({ offsets: [5, 900] }))
+    const run = slimllm(...quantizeArgs(at('offsets'), '--offsets', at('offsets.json'), '--json'))
+    expect(run.status).toBe(0)
+    const { manifest } = lastEvent(slimllm('inspect', at('offsets'), '--json').stdout)
+    expect(manifest.calibration).toMatchObject({ samples: 2, seqLen: 64, seed: null, offsets: [5, 900] })
+  })
+})
+
+describe('parseOverride', () => {
+  it('reads globs and fields', () => {
+    expect(parseOverride('**.down_proj:bits=3,groupSize=32')).toEqual([
+      '**.down_proj',
+      { bits: 3, groupSize: 32 },
+    ])
+    expect(parseOverride('a.*:skip')).toEqual(['a.*', { skip: true }])
+    for (const text of ['a', ':bits=3', 'a:bits', 'a:colour=3', 'a:bits=x'])
+      expect(() => parseOverride(text)).toThrow(/--override/)
+  })
+})
