@@ -12,7 +12,7 @@ elif ! command -v nvcc >/dev/null; then
 else
   for source in "${sources[@]}"; do
     for arch in sm_80 sm_90a; do
-      nvcc -arch="$arch" -Werror all-warnings --cubin -o /dev/null "$source"
+      nvcc -arch="$arch" -std=c++17 -Werror all-warnings --cubin -o /dev/null "$source"
       echo "$source compiles for $arch"
     done
   done

@@ -29,6 +29,9 @@ interface Flags {
   json?: boolean
 }
 
+/** Share of the Hessian's mean diagonal that GPTQ always adds; more is reported. */
+const DAMPING = 0.01
+
 export function quantizeCommand(): Command {
   return new Command('quantize')
     .description('quantize a Hugging Face folder or a GGUF file into a packed folder')
@@ -82,6 +85,11 @@ async function runQuantize(model: string, flags: Flags, { output, signal }: Cont
     onProgress: showProgress(output),
     signal,
   })
+  const damped = report.layers.filter((layer) => (layer.damping ?? 0) > DAMPING)
+  if (damped.length > 0)
+    output.note(
+      `${damped.length} layers needed more than ${DAMPING} damping, up to ${Math.max(...damped.map((layer) => layer.damping!))} of the mean diagonal (see slimllm.json)`,
+    )
   output.result(resultFields(report), [
     `${report.output}: ${report.storedBitsPerWeight.toFixed(3)} stored bits a weight, ` +
       `${bytes(report.fileBytes)}, ${duration(report.seconds.total)}`,

@@ -13,7 +13,8 @@ std::string describe(const Napi::Value& value) {
   return value.IsArray() ? "an array" : "an object";
 }
 
-void throwInvalid(Napi::Env env, const std::string& name, const std::string& expected, const Napi::Value& received) {
+void throwInvalid(Napi::Env env, const std::string& name, const std::string& expected,
+                  const Napi::Value& received) {
   throw toError(env, Status::invalidArgument(name, expected, describe(received)));
 }
 
@@ -59,7 +60,8 @@ std::vector<size_t> asSizes(const Napi::Value& value, const std::string& name) {
   if (!value.IsArray()) throwInvalid(value.Env(), name, "an array of whole numbers", value);
   const auto array = value.As<Napi::Array>();
   std::vector<size_t> sizes(array.Length());
-  for (uint32_t i = 0; i < array.Length(); ++i) sizes[i] = asSize(array.Get(i), name + "[" + std::to_string(i) + "]");
+  for (uint32_t i = 0; i < array.Length(); ++i)
+    sizes[i] = asSize(array.Get(i), name + "[" + std::to_string(i) + "]");
   return sizes;
 }
 

@@ -49,7 +49,8 @@ Napi::Value startJob(Napi::Env env, Work work, Finish finish) {
   auto* worker = new Worker(env, std::move(work), std::move(finish), cancelled);
   auto job = Napi::Object::New(env);
   job.Set("promise", worker->deferred.Promise());
-  job.Set("cancel", Napi::Function::New(env, [cancelled](const Napi::CallbackInfo&) { cancelled->store(true); }));
+  job.Set("cancel",
+          Napi::Function::New(env, [cancelled](const Napi::CallbackInfo&) { cancelled->store(true); }));
   worker->Queue();
   return job;
 }

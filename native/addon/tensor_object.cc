@@ -38,19 +38,21 @@ class MappedFileObject : public Napi::ObjectWrap<MappedFileObject> {
     const size_t offset = asSize(info[2], "byteOffset");
     size_t elements = 1;
     for (size_t d : shape)
-      if (__builtin_mul_overflow(elements, d, &elements)) throwInvalid(env, "shape", "a shape that fits memory", info[1]);
+      if (__builtin_mul_overflow(elements, d, &elements))
+        throwInvalid(env, "shape", "a shape that fits memory", info[1]);
     const size_t cols = shape.empty() ? 1 : shape.back();
     const bool isBlock = dtypeBytes(*dtype, 1) == 0;
     if (isBlock && cols % 32 != 0)
-      throwInvalid(env, "shape", "a last dimension that is a multiple of 32 for " + asString(info[0], "dtype"), info[1]);
+      throwInvalid(env, "shape",
+                   "a last dimension that is a multiple of 32 for " + asString(info[0], "dtype"), info[1]);
     const size_t bytes = dtypeBytes(*dtype, elements);
     if (elements > (size_t(1) << 60) || offset > file_->size() || bytes > file_->size() - offset)
-      throw toError(env, Status::error("SLIM_FILE_TRUNCATED", file_->path() + " has " + std::to_string(file_->size()) +
-                                                                  " bytes; the tensor needs bytes " +
-                                                                  std::to_string(offset) + " to " +
-                                                                  std::to_string(offset + bytes)));
-    return TensorObject::wrap(env, Tensor::view(*dtype, std::move(shape),
-                                                const_cast<uint8_t*>(file_->data()) + offset, file_));
+      throw toError(env, Status::error("SLIM_FILE_TRUNCATED",
+                                       file_->path() + " has " + std::to_string(file_->size()) +
+                                           " bytes; the tensor needs bytes " + std::to_string(offset) +
+                                           " to " + std::to_string(offset + bytes)));
+    return TensorObject::wrap(
+        env, Tensor::view(*dtype, std::move(shape), const_cast<uint8_t*>(file_->data()) + offset, file_));
   }
 
   Napi::Value dispose(const Napi::CallbackInfo& info) {
@@ -71,9 +73,11 @@ Napi::Value tensorFrom(const Napi::CallbackInfo& info) {
   TensorPtr tensor;
   throwIfError(env, Tensor::allocate(*dtype, asSizes(info[2], "shape"), tensor));
   if (tensor->bytes() != array.ByteLength())
-    throw toError(env, Status::invalidArgument("array", std::to_string(tensor->bytes()) + " bytes (by shape and dtype)",
-                                               std::to_string(array.ByteLength()) + " bytes"));
-  std::memcpy(tensor->data(), static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset(), tensor->bytes());
+    throw toError(
+        env, Status::invalidArgument("array", std::to_string(tensor->bytes()) + " bytes (by shape and dtype)",
+                                     std::to_string(array.ByteLength()) + " bytes"));
+  std::memcpy(tensor->data(), static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset(),
+              tensor->bytes());
   return TensorObject::wrap(env, tensor);
 }
 
@@ -104,7 +108,8 @@ Napi::Value convertTensor(const Napi::CallbackInfo& info) {
 // unpermuteRotaryRows(tensor, heads): NativeTensor
 Napi::Value unpermute(const Napi::CallbackInfo& info) {
   TensorPtr result;
-  throwIfError(info.Env(), unpermuteRotaryRows(*asTensor(info[0], "tensor"), asSize(info[1], "heads", 1), result));
+  throwIfError(info.Env(),
+               unpermuteRotaryRows(*asTensor(info[0], "tensor"), asSize(info[1], "heads", 1), result));
   return TensorObject::wrap(info.Env(), result);
 }
 
@@ -119,14 +124,17 @@ Napi::Value findNonFiniteValue(const Napi::CallbackInfo& info) {
         *index = findNonFinite(*tensor, *pool);
         return Status::success();
       },
-      [=](Napi::Env e) { return Napi::Number::New(e, *index == tensor->elements() ? -1.0 : double(*index)); });
+      [=](Napi::Env e) {
+        return Napi::Number::New(e, *index == tensor->elements() ? -1.0 : double(*index));
+      });
 }
 
 }  // namespace
 
 TensorObject::TensorObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   if (!info[0].IsExternal())
-    throw toError(info.Env(), Status::error("SLIM_INVALID_ARGUMENT", "Tensors are made by tensorFrom or MappedFile"));
+    throw toError(info.Env(),
+                  Status::error("SLIM_INVALID_ARGUMENT", "Tensors are made by tensorFrom or MappedFile"));
   tensor_ = *info[0].As<Napi::External<TensorPtr>>().Data();
   info.This().As<Napi::Object>().TypeTag(&kTensorTag);
 }
@@ -163,7 +171,8 @@ Napi::Value TensorObject::getByteLength(const Napi::CallbackInfo& info) {
 Napi::Value TensorObject::toFloat32Array(const Napi::CallbackInfo& info) {
   const Tensor& t = tensor(info);
   auto array = Napi::Float32Array::New(info.Env(), t.elements());
-  for (size_t r = 0; r < t.rows(); ++r) readRow(t.dtype(), t.row(r), 0, t.cols(), array.Data() + r * t.cols());
+  for (size_t r = 0; r < t.rows(); ++r)
+    readRow(t.dtype(), t.row(r), 0, t.cols(), array.Data() + r * t.cols());
   return array;
 }
 
@@ -181,13 +190,13 @@ Napi::Value TensorObject::dispose(const Napi::CallbackInfo& info) {
 
 void TensorObject::registerAll(Napi::Env env, Napi::Object exports) {
   auto* data = env.GetInstanceData<AddonData>();
-  data->tensor = Napi::Persistent(DefineClass(env, "Tensor",
-                                              {InstanceAccessor<&TensorObject::getDType>("dtype"),
-                                               InstanceAccessor<&TensorObject::getShape>("shape"),
-                                               InstanceAccessor<&TensorObject::getByteLength>("byteLength"),
-                                               InstanceMethod<&TensorObject::toFloat32Array>("toFloat32Array"),
-                                               InstanceMethod<&TensorObject::toBytes>("toBytes"),
-                                               InstanceMethod<&TensorObject::dispose>("dispose")}));
+  data->tensor = Napi::Persistent(DefineClass(
+      env, "Tensor",
+      {InstanceAccessor<&TensorObject::getDType>("dtype"), InstanceAccessor<&TensorObject::getShape>("shape"),
+       InstanceAccessor<&TensorObject::getByteLength>("byteLength"),
+       InstanceMethod<&TensorObject::toFloat32Array>("toFloat32Array"),
+       InstanceMethod<&TensorObject::toBytes>("toBytes"),
+       InstanceMethod<&TensorObject::dispose>("dispose")}));
   exports.Set("MappedFile", MappedFileObject::define(env));
   exports.Set("tensorFrom", Napi::Function::New(env, tensorFrom));
   exports.Set("allocateTensor", Napi::Function::New(env, allocateTensor));

@@ -1,4 +1,5 @@
-// Conversions between float32 and the 16-bit floats, in portable integer arithmetic (the oracle of the vector paths).
+// Conversions between float32 and the 16-bit floats, in portable integer arithmetic (the oracle of the vector
+// paths).
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -16,10 +17,11 @@ inline float halfToFloat(uint16_t h) {
 
 /// Round to nearest, ties to even; overflow becomes infinity, NaN stays NaN.
 inline uint16_t floatToHalf(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  const uint32_t bits = std::bit_cast<uint32_t>(value), sign = (bits >> 16) & 0x8000u,
+                 magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u | ((bits >> 13) & 0x3ffu));
-  if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // 65520 and above round to infinity
-  if (magnitude < 0x38800000u) {                                  // below 2^-14: subnormal, unit 2^-24
+  if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);   // 65520 and above round to infinity
+  if (magnitude < 0x38800000u) {                                   // below 2^-14: subnormal, unit 2^-24
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;  // the float adder rounds to even at 2^-24
     return uint16_t(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));
   }

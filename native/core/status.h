@@ -1,4 +1,5 @@
-// The result of a native operation. Native code returns one; it never prints, throws for control flow, or exits.
+// The result of a native operation. Native code returns one; it never prints, throws for control flow, or
+// exits.
 #pragma once
 #include <atomic>
 #include <string>
@@ -39,7 +40,7 @@ using CancelFlag = std::atomic<bool>;
 
 }  // namespace slim
 
-#define SLIM_RETURN_IF_ERROR(expression)                      \
-  do {                                                        \
+#define SLIM_RETURN_IF_ERROR(expression)                                               \
+  do {                                                                                 \
     if (::slim::Status slimStatus = (expression); !slimStatus.ok()) return slimStatus; \
   } while (0)

@@ -21,8 +21,8 @@ struct DTypeInfo {
 };
 
 constexpr DTypeInfo kDTypes[] = {
-    {DType::F32, "F32", 1, 4},    {DType::F16, "F16", 1, 2},    {DType::BF16, "BF16", 1, 2},
-    {DType::I32, "I32", 1, 4},    {DType::U8, "U8", 1, 1},      {DType::Q8_0, "Q8_0", 32, 34},
+    {DType::F32, "F32", 1, 4},     {DType::F16, "F16", 1, 2},     {DType::BF16, "BF16", 1, 2},
+    {DType::I32, "I32", 1, 4},     {DType::U8, "U8", 1, 1},       {DType::Q8_0, "Q8_0", 32, 34},
     {DType::Q4_0, "Q4_0", 32, 18}, {DType::Q4_1, "Q4_1", 32, 20},
 };
 
@@ -48,7 +48,8 @@ size_t Tensor::rows() const {
   return rows;
 }
 
-std::shared_ptr<Tensor> Tensor::view(DType dtype, std::vector<size_t> shape, void* data, std::shared_ptr<void> owner) {
+std::shared_ptr<Tensor> Tensor::view(DType dtype, std::vector<size_t> shape, void* data,
+                                     std::shared_ptr<void> owner) {
   auto tensor = std::make_shared<Tensor>();
   tensor->dtype_ = dtype;
   tensor->shape_ = std::move(shape);
@@ -57,7 +58,8 @@ std::shared_ptr<Tensor> Tensor::view(DType dtype, std::vector<size_t> shape, voi
   return tensor;
 }
 
-Status Tensor::allocate(DType dtype, std::vector<size_t> shape, TensorPtr& out, const std::string& spillDirectory) {
+Status Tensor::allocate(DType dtype, std::vector<size_t> shape, TensorPtr& out,
+                        const std::string& spillDirectory) {
   size_t elements = 1;
   for (size_t d : shape) elements *= d;
   const size_t bytes = std::max<size_t>(dtypeBytes(dtype, elements), 1);
@@ -73,10 +75,12 @@ Status Tensor::allocate(DType dtype, std::vector<size_t> shape, TensorPtr& out, 
                                std::strerror(failure));
     }
   }
-  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
+  void* address =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
   if (fd >= 0) close(fd);
   if (address == MAP_FAILED)
-    return Status::error("SLIM_OUT_OF_MEMORY", "Cannot allocate a tensor of " + std::to_string(bytes) + " bytes");
+    return Status::error("SLIM_OUT_OF_MEMORY",
+                         "Cannot allocate a tensor of " + std::to_string(bytes) + " bytes");
   std::shared_ptr<void> owner(address, [bytes](void* p) { munmap(p, bytes); });
   out = view(dtype, std::move(shape), address, std::move(owner));
   return Status::success();
@@ -107,19 +111,22 @@ void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float*
 }
 
 Status convert(const Tensor& source, DType dtype, ThreadPool& pool, TensorPtr& out) {
-  if (!isFloat(dtype)) return Status::invalidArgument("dtype", "F32, F16 or BF16", std::string(dtypeName(dtype)));
+  if (!isFloat(dtype))
+    return Status::invalidArgument("dtype", "F32, F16 or BF16", std::string(dtypeName(dtype)));
   TensorPtr result;
   SLIM_RETURN_IF_ERROR(Tensor::allocate(dtype, source.shape(), result));
   const size_t cols = source.cols();
   pool.parallelFor(source.rows(), [&](size_t r, int) {
-    if (dtype == DType::F32) return readRow(source.dtype(), source.row(r), 0, cols, result->as<float>() + r * cols);
+    if (dtype == DType::F32)
+      return readRow(source.dtype(), source.row(r), 0, cols, result->as<float>() + r * cols);
     constexpr size_t kChunk = 1024;
     float values[kChunk];
     for (size_t start = 0; start < cols; start += kChunk) {
       const size_t n = std::min(kChunk, cols - start);
       readRow(source.dtype(), source.row(r), start, n, values);
       uint16_t* to = result->as<uint16_t>() + r * cols + start;
-      const auto round = dtype == DType::F16 ? activeConversions().floatToHalf : activeConversions().floatToBfloat;
+      const auto round =
+          dtype == DType::F16 ? activeConversions().floatToHalf : activeConversions().floatToBfloat;
       round(values, n, to);
     }
   });
@@ -158,7 +165,8 @@ Status unpermuteRotaryRows(const Tensor& source, size_t heads, TensorPtr& out) {
   for (size_t h = 0; h < heads; ++h)
     for (size_t i = 0; i < half; ++i)
       for (size_t j = 0; j < 2; ++j)
-        std::memcpy(out->data() + ((h * 2 + j) * half + i) * rowBytes, source.row((h * half + i) * 2 + j), rowBytes);
+        std::memcpy(out->data() + ((h * 2 + j) * half + i) * rowBytes, source.row((h * half + i) * 2 + j),
+                    rowBytes);
   return Status::success();
 }
 

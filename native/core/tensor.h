@@ -28,7 +28,8 @@ class Tensor {
   static Status allocate(DType dtype, std::vector<size_t> shape, std::shared_ptr<Tensor>& out,
                          const std::string& spillDirectory = "");
   /// A view of bytes that `owner` keeps alive.
-  static std::shared_ptr<Tensor> view(DType dtype, std::vector<size_t> shape, void* data, std::shared_ptr<void> owner);
+  static std::shared_ptr<Tensor> view(DType dtype, std::vector<size_t> shape, void* data,
+                                      std::shared_ptr<void> owner);
 
   DType dtype() const { return dtype_; }
   const std::vector<size_t>& shape() const { return shape_; }
@@ -53,7 +54,8 @@ class Tensor {
 
 using TensorPtr = std::shared_ptr<Tensor>;
 
-/// Elements [start, start + count) of a row stored as `dtype` at `row`, as float32 (start a multiple of 32 for Q types).
+/// Elements [start, start + count) of a row stored as `dtype` at `row`, as float32 (start a multiple of 32
+/// for Q types).
 void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float* out);
 
 /// The same values in another float dtype (round to nearest even). `dtype` must be F32, F16 or BF16.
@@ -62,7 +64,8 @@ Status convert(const Tensor& source, DType dtype, ThreadPool& pool, TensorPtr& o
 /// Index of the first NaN or infinity, or `elements()` when all are finite. Float and Q dtypes.
 size_t findNonFinite(const Tensor& tensor, ThreadPool& pool);
 
-/// Undoes llama.cpp's interleaved-rotary row order of q and k: [heads, half, 2, cols] → [heads, 2, half, cols].
+/// Undoes llama.cpp's interleaved-rotary row order of q and k: [heads, half, 2, cols] → [heads, 2, half,
+/// cols].
 Status unpermuteRotaryRows(const Tensor& source, size_t heads, TensorPtr& out);
 
 }  // namespace slim

@@ -6,9 +6,10 @@
 
 namespace slim {
 
-const std::array<float, 2 * kSearchSteps + 1>& searchFactors() {
+const std::array<float, kSearchCandidates>& searchFactors() {
   static const auto factors = [] {
-    std::array<float, 2 * kSearchSteps + 1> p{1.0f};
+    std::array<float, kSearchCandidates> p;
+    p[0] = 1;
     for (size_t k = 1; k <= kSearchSteps; ++k) {
       const double step = kSearchRange * double(k) / double(kSearchSteps);
       p[k] = float(1 + step);
