@@ -1,14 +1,32 @@
 /** slimllm: makes and runs 1- to 4-bit large language models. This file is the whole public surface. */
 export { decoderSpec } from './architecture/index.js'
-export type { BlockSpec, DecoderBlockSpec, DecoderSpec, LinearSpec } from './architecture/spec.js'
+export type { BlockSpec, DecoderBlockSpec, DecoderSpec, LinearSpec, NormSpec } from './architecture/spec.js'
 export { type CalibrationSamples, type SamplingOptions, sampleWindows } from './calibration/samples.js'
-export { type Checkpoint, openCheckpoint } from './checkpoint/checkpoint.js'
+export {
+  type AuxiliaryFile,
+  type Checkpoint,
+  type OpenOptions,
+  openCheckpoint,
+  type TokenizerFiles,
+} from './checkpoint/checkpoint.js'
 export { type SaveOptions, saveCheckpoint } from './checkpoint/save.js'
 export type { TensorInfo } from './checkpoint/tensor_info.js'
-export { SlimError, type SlimErrorCode } from './errors.js'
+export { SlimError, type SlimErrorCode, type SlimErrorDetails } from './errors.js'
 export { type EvaluateOptions, type Evaluation, evaluatePerplexity } from './evaluate/perplexity.js'
+export type {
+  DType,
+  LinearRole,
+  NativeDecoderModel,
+  NativeJob,
+  NativeKvCache,
+  NativePackedMatrix,
+  NativeTensor,
+  NormRole,
+  TapName,
+} from './native/addon.js'
+export type { Device } from './native/device.js'
 export type { Matrix, StepOptions } from './native/matrix.js'
-export type { LayerReport, Manifest } from './packed/manifest.js'
+export type { LayerReport, Manifest, Timing } from './packed/manifest.js'
 export { PackedMatrix, type PackedParts } from './packed/packed_matrix.js'
 export type {
   BitMap,
@@ -23,4 +41,10 @@ export { type QuantizeReport, quantize } from './quantize/pipeline.js'
 export { allocateBits, fitGroups, gptq, groupSalience } from './quantize/steps.js'
 export type { GeneratedToken, GenerateOptions } from './runtime/generate.js'
 export { type LoadOptions, loadModel, type Model } from './runtime/model.js'
-export { loadTokenizer, type Tokenizer } from './runtime/tokenizer.js'
+export {
+  type DecodeOptions,
+  type EncodeOptions,
+  loadTokenizer,
+  type Tokenizer,
+  type TokenizerSource,
+} from './runtime/tokenizer.js'

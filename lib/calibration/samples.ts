@@ -1,7 +1,7 @@
 /** Calibration samples: windows of a text's tokens at seeded or given offsets, and their hash. */
 import { createHash } from 'node:crypto'
 import { SlimError } from '../errors.js'
-import { SplitMix64 } from './random.js'
+import { SplitMix64 } from '../random.js'
 
 export interface SamplingOptions {
   /** Number of windows (default 128). */
@@ -34,6 +34,7 @@ export function sampleWindows(tokens: Int32Array, options: SamplingOptions): Cal
   ])
     if (!Number.isInteger(value) || value < 1)
       throw SlimError.invalidArgument(parameter, 'a whole number from 1 up', value)
+  const random = new SplitMix64(seed, 'calibration.seed')
   if (tokens.length < seqLen)
     throw new SlimError(
       'SLIM_TEXT_TOO_SHORT',
@@ -45,7 +46,6 @@ export function sampleWindows(tokens: Int32Array, options: SamplingOptions): Cal
         remedy: 'Give a longer text or a smaller seqLen',
       },
     )
-  const random = new SplitMix64(seed)
   const offsets = options.offsets
     ? [...options.offsets]
     : Array.from({ length: samples }, () => random.below(tokens.length - seqLen + 1))

@@ -81,7 +81,7 @@ async function runDemo(threads: number | undefined, { output, signal }: Context)
   }
 
   async function measure(source: string): Promise<{ perplexity: number; fileBytes: number }> {
-    await using model = await loadModel(source, { threads })
+    await using model = await loadModel(source, { threads, signal })
     const { perplexity } = await evaluatePerplexity(model, {
       file: path.join(demo, 'heldout.txt'),
       seqLen: SEQ_LEN,
@@ -92,7 +92,7 @@ async function runDemo(threads: number | undefined, { output, signal }: Context)
   }
 
   async function sampleText(source: string): Promise<string> {
-    await using model = await loadModel(source, { threads })
+    await using model = await loadModel(source, { threads, signal })
     let text = ''
     for await (const token of model.generate(PROMPT, {
       maxTokens: 60,

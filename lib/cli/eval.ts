@@ -1,8 +1,8 @@
 import { Command, Option } from 'commander'
 import { evaluatePerplexity } from '../evaluate/perplexity.js'
+import { readManifest } from '../packed/manifest.js'
 import { type LoadOptions, loadModel } from '../runtime/model.js'
 import { act, type Context, peakMemoryBytes, wholeNumber } from './action.js'
-import { readManifest } from './inspect.js'
 import { duration } from './output.js'
 
 interface Flags extends LoadOptions {
@@ -28,8 +28,8 @@ export function evalCommand(): Command {
 }
 
 async function runEval(source: string, flags: Flags, { output, signal }: Context): Promise<void> {
-  await using model = await loadModel(source, flags)
-  await using reference = flags.reference ? await loadModel(flags.reference, flags) : undefined
+  await using model = await loadModel(source, { ...flags, signal })
+  await using reference = flags.reference ? await loadModel(flags.reference, { ...flags, signal }) : undefined
   const { file, seqLen, maxTokens } = flags
   const result = await evaluatePerplexity(model, {
     file,

@@ -29,7 +29,7 @@ export function generateCommand(): Command {
 }
 
 async function runGenerate(source: string, flags: Flags, { output, signal }: Context): Promise<void> {
-  await using model = await loadModel(source, flags)
+  await using model = await loadModel(source, { ...flags, signal })
   const { prompt, maxTokens, temperature, topP, seed } = flags
   let text = ''
   let tokens = 0

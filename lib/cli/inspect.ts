@@ -1,9 +1,7 @@
-import { readFile } from 'node:fs/promises'
-import path from 'node:path'
 import { Command } from 'commander'
 import { decoderSpec } from '../architecture/index.js'
 import { openCheckpoint } from '../checkpoint/checkpoint.js'
-import type { LayerReport, Manifest } from '../packed/manifest.js'
+import { type LayerReport, type Manifest, readManifest } from '../packed/manifest.js'
 import { act, type Context } from './action.js'
 import { bytes, duration, table } from './output.js'
 
@@ -15,15 +13,6 @@ export function inspectCommand(): Command {
     .action((source: string, flags: { json?: boolean }) =>
       act(flags.json, (context) => runInspect(source, context)),
     )
-}
-
-/** The manifest of a packed folder, or null for any other source. */
-export async function readManifest(source: string): Promise<Manifest | null> {
-  try {
-    return JSON.parse(await readFile(path.join(source, 'slimllm.json'), 'utf8')) as Manifest
-  } catch {
-    return null
-  }
 }
 
 async function runInspect(source: string, { output }: Context): Promise<void> {
@@ -62,13 +51,14 @@ function describeManifest(manifest: Manifest): string[] {
     `${manifest.storedBitsPerWeight.toFixed(3)} stored bits a weight (codes alone ${manifest.codeBitsPerWeight.toFixed(3)})`,
     '',
     ...table(
-      ['layer', 'shape', 'groups by bits', 'stored bits', 'relative error'],
+      ['layer', 'shape', 'groups by bits', 'stored bits', 'relative error', 'damping'],
       layers.map((layer) => [
         layer.name,
         `${layer.rows}×${layer.cols}`,
         groupCounts(layer),
         ((8 * layer.storedBytes) / (layer.rows * layer.cols)).toFixed(3),
         layer.relativeError?.toFixed(4) ?? '–',
+        layer.damping === null ? '–' : String(layer.damping),
       ]),
     ),
   ]

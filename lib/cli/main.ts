@@ -28,11 +28,11 @@ for (const add of [
   program.addCommand(command)
 }
 
-// A reader that goes away (`slimllm … | head`) is no error.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(EXIT.ok)
-  throw error
-})
+// A reader that goes away (`slimllm … | head`) is no error, and no reason to give up work that leaves a result.
+for (const stream of [process.stdout, process.stderr])
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+  })
 
 try {
   await program.parseAsync()

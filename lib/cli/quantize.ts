@@ -1,6 +1,6 @@
-import { readFile } from 'node:fs/promises'
 import { Command, Option } from 'commander'
 import { SlimError } from '../errors.js'
+import { readJson } from '../files.js'
 import type { LayerOverride, QuantizeOptions, QuantizeProgress } from '../quantize/options.js'
 import { type QuantizeReport, quantize } from '../quantize/pipeline.js'
 import { act, type Context, wholeNumber } from './action.js'
@@ -28,9 +28,6 @@ interface Flags {
   restart?: boolean
   json?: boolean
 }
-
-/** Share of the Hessian's mean diagonal that GPTQ always adds; more is reported. */
-const DAMPING = 0.01
 
 export function quantizeCommand(): Command {
   return new Command('quantize')
@@ -85,14 +82,11 @@ async function runQuantize(model: string, flags: Flags, { output, signal }: Cont
     onProgress: showProgress(output),
     signal,
   })
-  const damped = report.layers.filter((layer) => (layer.damping ?? 0) > DAMPING)
-  if (damped.length > 0)
-    output.note(
-      `${damped.length} layers needed more than ${DAMPING} damping, up to ${Math.max(...damped.map((layer) => layer.damping!))} of the mean diagonal (see slimllm.json)`,
-    )
+  const damping = Math.max(...report.layers.map((layer) => layer.damping ?? 0))
   output.result(resultFields(report), [
     `${report.output}: ${report.storedBitsPerWeight.toFixed(3)} stored bits a weight, ` +
-      `${bytes(report.fileBytes)}, ${duration(report.seconds.total)}`,
+      `${bytes(report.fileBytes)}, ${duration(report.seconds.total)}` +
+      (damping > 0 ? `, Hessians damped by at most ${damping} of their mean diagonal` : ''),
   ])
 }
 
@@ -131,16 +125,9 @@ export function showProgress(output: Output): (progress: QuantizeProgress) => vo
 }
 
 async function readOffsets(file: string): Promise<number[]> {
-  let offsets: unknown
-  try {
-    const parsed = JSON.parse(await readFile(file, 'utf8'))
-    offsets = Array.isArray(parsed) ? parsed : parsed.offsets
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw SlimError.from(error, { parameter: '--offsets', file })
-  }
-  if (!Array.isArray(offsets))
-    throw SlimError.invalidArgument('--offsets', 'a JSON file with "offsets": [...]', file)
-  return offsets as number[]
+  const { offsets } = await readJson(file)
+  if (Array.isArray(offsets)) return offsets as number[]
+  throw new SlimError('SLIM_BAD_CONFIG', `${file} has no "offsets": [...]`, { file, parameter: 'offsets' })
 }
 
 /** "glob:bits=3,groupSize=32,skip" */

@@ -1,8 +1,9 @@
 /** Perplexity, KL divergence and top-1 agreement (METHODS: evaluation protocol). */
-import { readFile } from 'node:fs/promises'
 import { SlimError } from '../errors.js'
+import { readText } from '../files.js'
 import { run } from '../native/addon.js'
 import type { Model } from '../runtime/model.js'
+import { checkPositions, checkTokenIds } from '../runtime/token_ids.js'
 
 export interface EvaluateOptions {
   /** UTF-8 text file, tokenized whole. */
@@ -10,7 +11,10 @@ export interface EvaluateOptions {
   /** The text, or its token ids, in place of a file. */
   text?: string
   tokenIds?: ArrayLike<number>
-  /** Tokens a window; windows do not overlap and a short last one is left out (default 2048). */
+  /**
+   * Tokens a window; windows do not overlap and a short last one is left out (default 2048). With learned positions
+   * (OPT) at most as many as the model has; rotary models may be tried beyond their maxPositions.
+   */
   seqLen?: number
   /** Use the first so many tokens only. */
   maxTokens?: number
@@ -38,11 +42,14 @@ export interface Evaluation {
 }
 
 export async function evaluatePerplexity(model: Model, options: EvaluateOptions): Promise<Evaluation> {
-  const { seqLen = 2048, reference, signal, onProgress } = options
+  const { seqLen = 2048, maxTokens, reference, signal, onProgress } = options
   if (!Number.isInteger(seqLen) || seqLen < 2)
     throw SlimError.invalidArgument('seqLen', 'a whole number from 2 up', seqLen)
+  if (maxTokens !== undefined && (!Number.isInteger(maxTokens) || maxTokens < 1))
+    throw SlimError.invalidArgument('maxTokens', 'a whole number from 1 up', maxTokens)
+  for (const { spec } of reference ? [model, reference] : [model]) checkPositions('seqLen', seqLen, spec)
   const started = performance.now()
-  const ids = (await tokensOf(model, options)).subarray(0, options.maxTokens)
+  const ids = (await tokensOf(model, options)).subarray(0, maxTokens)
   const windows = Math.floor(ids.length / seqLen)
   if (windows === 0)
     throw new SlimError(
@@ -83,14 +90,10 @@ export async function evaluatePerplexity(model: Model, options: EvaluateOptions)
 }
 
 async function tokensOf(model: Model, { file, text, tokenIds }: EvaluateOptions): Promise<Int32Array> {
-  if (tokenIds) return Int32Array.from(tokenIds)
+  if (tokenIds !== undefined) return checkTokenIds('tokenIds', tokenIds, model.spec)
   if (text !== undefined) return model.tokenizer.encode(text)
   if (file === undefined) throw SlimError.invalidArgument('file', 'a path (or text, or tokenIds)', file)
-  try {
-    return model.tokenizer.encode(await readFile(file, 'utf8'))
-  } catch (error) {
-    throw SlimError.from(error, { parameter: 'file', file })
-  }
+  return model.tokenizer.encode(await readText(file))
 }
 
 function total(values: Float32Array | Uint8Array): number {

@@ -298,8 +298,7 @@ export function addon(): NativeAddon {
       `No native addon for ${process.platform}-${process.arch} in ${root}`,
       {
         cause,
-        remedy:
-          'Build it with `npm run build:native` (needs a C++20 compiler), or install on a platform with a prebuild',
+        remedy: `Build it with \`node ${path.join(root, 'scripts', 'build-native.mjs')}\` (needs a C++20 compiler, make and Python)`,
       },
     )
   }

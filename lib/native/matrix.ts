@@ -1,6 +1,7 @@
 /** Plain matrices of the public functions, and their native tensors. */
 import { SlimError } from '../errors.js'
 import { addon, type NativeTensor } from './addon.js'
+import { Handles } from './handles.js'
 
 /** Row-major float32 [rows, cols]. */
 export interface Matrix {
@@ -15,7 +16,7 @@ export interface StepOptions {
   signal?: AbortSignal
 }
 
-/** A matrix as a native tensor. */
+/** A matrix as a native tensor, which the caller disposes. */
 export function fromMatrix(parameter: string, { data, rows, cols }: Matrix): NativeTensor {
   if (!(data instanceof Float32Array) || data.length !== rows * cols)
     throw SlimError.invalidArgument(
@@ -26,10 +27,9 @@ export function fromMatrix(parameter: string, { data, rows, cols }: Matrix): Nat
   return addon().tensorFrom(data, 'F32', [rows, cols])
 }
 
-/** A copy of a native tensor [rows, cols]. */
+/** A copy of a native tensor [rows, cols], which is disposed. */
 export function toMatrix(tensor: NativeTensor): Matrix {
-  const [rows, cols] = tensor.shape as [number, number]
-  const data = tensor.toFloat32Array()
-  tensor.dispose()
-  return { data, rows, cols }
+  using tensors = new Handles()
+  const [rows, cols] = tensors.own(tensor).shape as [number, number]
+  return { data: tensor.toFloat32Array(), rows, cols }
 }

@@ -1,4 +1,7 @@
 /** slimllm.json: how a packed folder was made, and what every layer stores. docs/format.md specifies it. */
+import path from 'node:path'
+import { SlimError } from '../errors.js'
+import { kindOf, readJson } from '../files.js'
 import type { LayerOverride, Method, Recipe } from '../quantize/options.js'
 
 export const FORMAT_VERSION = 1
@@ -63,4 +66,19 @@ export interface Manifest {
   fileBytes: number
   layers: LayerReport[]
   seconds: Timing
+}
+
+/** The manifest of a packed folder; null for any other source. */
+export async function readManifest(source: string): Promise<Manifest | null> {
+  const file = path.join(source, 'slimllm.json')
+  if ((await kindOf(file)) === null) return null
+  const manifest = await readJson(file)
+  if (manifest.format !== 'slimllm' || manifest.formatVersion !== FORMAT_VERSION)
+    throw new SlimError('SLIM_BAD_CONFIG', `${file} is not a manifest of format version ${FORMAT_VERSION}`, {
+      file,
+      parameter: 'formatVersion',
+      expected: `format "slimllm", formatVersion ${FORMAT_VERSION}`,
+      received: `format ${JSON.stringify(manifest.format)}, formatVersion ${JSON.stringify(manifest.formatVersion)}`,
+    })
+  return manifest as unknown as Manifest
 }

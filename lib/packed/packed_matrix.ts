@@ -1,7 +1,8 @@
 /** One quantized matrix, for servers and researchers who work below whole models. */
-import { addon, type NativePackedMatrix, run } from '../native/addon.js'
+import { addon, type NativePackedMatrix, type NativeTensor, run } from '../native/addon.js'
+import { checkThreads } from '../native/device.js'
+import { Handles } from '../native/handles.js'
 import { fromMatrix, type Matrix, type StepOptions, toMatrix } from '../native/matrix.js'
-import { checkThreads } from '../quantize/options.js'
 
 /** The parts of docs/format.md, as read from a packed folder. */
 export interface PackedParts {
@@ -22,13 +23,14 @@ export class PackedMatrix implements Disposable {
   /** Checks the parts against each other and copies them. */
   static from(parts: PackedParts): PackedMatrix {
     const { tensorFrom, PackedMatrix: Native } = addon()
-    const bytes = (array: Uint8Array) => tensorFrom(array, 'U8', [array.length])
+    using tensors = new Handles()
+    const bytes = (array: Uint8Array) => tensors.own(tensorFrom(array, 'U8', [array.length]))
     return new PackedMatrix(
       new Native({
         ...parts,
         qweight: bytes(parts.qweight),
         groupBits: bytes(parts.groupBits),
-        scales: tensorFrom(parts.scales, 'F16', [parts.groupBits.length, parts.rows]),
+        scales: tensors.own(tensorFrom(parts.scales, 'F16', [parts.groupBits.length, parts.rows])),
         qzeros: bytes(parts.qzeros),
       }),
     )
@@ -48,7 +50,7 @@ export class PackedMatrix implements Disposable {
 
   /** Bits of every group. */
   get groupBits(): Uint8Array {
-    return this.native.groupBits().toBytes()
+    return bytesOf(this.native.groupBits())
   }
 
   /** Everything counted: codes, group bits, scales, zero points and means. */
@@ -63,10 +65,10 @@ export class PackedMatrix implements Disposable {
       rows,
       cols,
       groupSize,
-      qweight: native.qweight().toBytes(),
+      qweight: bytesOf(native.qweight()),
       groupBits: this.groupBits,
-      scales: new Uint16Array(native.scales().toBytes().buffer),
-      qzeros: native.qzeros().toBytes(),
+      scales: new Uint16Array(bytesOf(native.scales()).buffer),
+      qzeros: bytesOf(native.qzeros()),
     }
   }
 
@@ -77,7 +79,9 @@ export class PackedMatrix implements Disposable {
 
   /** y [tokens, rows] = x [tokens, cols] · Wᵀ. */
   async matmul(x: Matrix, { threads, signal }: StepOptions = {}): Promise<Matrix> {
-    return toMatrix(await run(this.native.matmul(fromMatrix('x', x), checkThreads(threads)), signal))
+    using inputs = new Handles()
+    const job = this.native.matmul(inputs.own(fromMatrix('x', x)), checkThreads(threads))
+    return toMatrix(await run(job, signal))
   }
 
   dispose(): void {
@@ -87,4 +91,10 @@ export class PackedMatrix implements Disposable {
   [Symbol.dispose](): void {
     this.dispose()
   }
+}
+
+/** A copy of the bytes of a tensor that is needed no longer. */
+function bytesOf(tensor: NativeTensor): Uint8Array {
+  using tensors = new Handles()
+  return tensors.own(tensor).toBytes()
 }

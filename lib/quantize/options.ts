@@ -1,7 +1,8 @@
 /** What the caller of quantize() chooses, checked and completed with the defaults. */
-import os from 'node:os'
 import type { SamplingOptions } from '../calibration/samples.js'
 import { SlimError } from '../errors.js'
+import { isObject } from '../files.js'
+import type { Device } from '../native/device.js'
 
 /**
  * - `rtn`: round to nearest, min-max scales.
@@ -61,7 +62,7 @@ export interface QuantizeOptions {
   embeddingBits?: number
   /** Quantize an untied lm_head to this many bits; kept by default. */
   headBits?: number
-  device?: 'auto' | 'cpu' | 'cuda'
+  device?: Device
   /** Threads of the native code (default: all cores). Results do not depend on it. */
   threads?: number
   /** Replace a finished slimllm folder at `output`. */
@@ -99,14 +100,11 @@ export interface Settings {
 
 export function resolveSettings(options: QuantizeOptions): Settings {
   const { bits = 2, groupSize = 64, method = 'slim', overrides = {} } = options
-  if (!(method in RECIPES))
-    throw SlimError.invalidArgument('method', `one of ${Object.keys(RECIPES).join(', ')}`, method)
+  checkChoice('method', method, Object.keys(RECIPES))
   checkBits('bits', bits)
   checkGroupSize('groupSize', groupSize)
-  for (const [glob, override] of Object.entries(overrides)) {
-    if (override.bits !== undefined) checkBits(`overrides["${glob}"].bits`, override.bits)
-    if (override.groupSize !== undefined) checkGroupSize(`overrides["${glob}"].groupSize`, override.groupSize)
-  }
+  if (!isObject(overrides)) throw SlimError.invalidArgument('overrides', 'an object of globs', overrides)
+  for (const [glob, override] of Object.entries(overrides)) checkOverride(`overrides["${glob}"]`, override)
   for (const parameter of ['embeddingBits', 'headBits'] as const)
     if (options[parameter] !== undefined) checkBits(parameter, options[parameter])
   checkChoice('allocation', options.allocation, ['sba', 'uniform'])
@@ -134,36 +132,37 @@ export function resolveSettings(options: QuantizeOptions): Settings {
   }
 }
 
-/** 'auto' and 'cpu' run here; there is no CUDA backend yet, and asking for one is an error, not a fallback. */
-export function checkDevice(device: string | undefined): void {
-  checkChoice('device', device, ['auto', 'cpu', 'cuda'])
-  if (device === 'cuda')
-    throw new SlimError('SLIM_DEVICE_UNAVAILABLE', 'This version has no CUDA backend', {
-      parameter: 'device',
-      remedy: "Use device: 'cpu' or 'auto'",
-    })
+const OVERRIDE_CHECKS: Record<keyof LayerOverride, (parameter: string, value: unknown) => void> = {
+  bits: checkBits,
+  groupSize: checkGroupSize,
+  skip: (parameter, value) => {
+    if (typeof value !== 'boolean') throw SlimError.invalidArgument(parameter, 'true or false', value)
+  },
 }
 
-export function checkThreads(threads: number | undefined): number {
-  if (threads === undefined) return os.availableParallelism()
-  if (!Number.isInteger(threads) || threads < 1 || threads > 1024)
-    throw SlimError.invalidArgument('threads', 'a whole number from 1 to 1024', threads)
-  return threads
+function checkOverride(parameter: string, override: unknown): void {
+  const fields = Object.keys(OVERRIDE_CHECKS).join(', ')
+  if (!isObject(override)) throw SlimError.invalidArgument(parameter, `an object of ${fields}`, override)
+  for (const [field, value] of Object.entries(override)) {
+    if (!Object.hasOwn(OVERRIDE_CHECKS, field))
+      throw SlimError.invalidArgument(`${parameter}.${field}`, `no field but ${fields}`, value)
+    if (value !== undefined) OVERRIDE_CHECKS[field as keyof LayerOverride](`${parameter}.${field}`, value)
+  }
 }
 
-export const GROUP_SIZES = [32, 64, 128, 256]
+const GROUP_SIZES = [32, 64, 128, 256]
 
-function checkBits(parameter: string, bits: number): void {
-  if (!Number.isInteger(bits) || bits < 1 || bits > 8)
+function checkBits(parameter: string, bits: unknown): void {
+  if (!Number.isInteger(bits) || (bits as number) < 1 || (bits as number) > 8)
     throw SlimError.invalidArgument(parameter, 'a whole number from 1 to 8', bits)
 }
 
-function checkGroupSize(parameter: string, groupSize: number): void {
-  if (!GROUP_SIZES.includes(groupSize))
+function checkGroupSize(parameter: string, groupSize: unknown): void {
+  if (!GROUP_SIZES.includes(groupSize as number))
     throw SlimError.invalidArgument(parameter, `one of ${GROUP_SIZES.join(', ')}`, groupSize)
 }
 
-function checkChoice(parameter: string, value: string | undefined, choices: string[]): void {
-  if (value !== undefined && !choices.includes(value))
+function checkChoice(parameter: string, value: unknown, choices: string[]): void {
+  if (value !== undefined && !choices.includes(value as string))
     throw SlimError.invalidArgument(parameter, `one of ${choices.join(', ')}`, value)
 }

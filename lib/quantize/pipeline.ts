@@ -10,6 +10,7 @@ import { requireFinite } from '../checkpoint/tensor_info.js'
 import { SlimError } from '../errors.js'
 import { readText } from '../files.js'
 import { addon, type BlockWeights, type NativeTensor, run } from '../native/addon.js'
+import { checkDevice, checkThreads } from '../native/device.js'
 import {
   blockEntries,
   denseEntry,
@@ -34,8 +35,6 @@ import {
 } from './block.js'
 import {
   type BitMap,
-  checkDevice,
-  checkThreads,
   type QuantizeOptions,
   type QuantizeProgress,
   resolveSettings,

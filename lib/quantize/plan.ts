@@ -1,8 +1,9 @@
 /** What happens to every linear layer: its bits and group size, or that it is kept. */
-import { readFile } from 'node:fs/promises'
 import picomatch from 'picomatch'
 import type { DecoderSpec, LinearSpec } from '../architecture/spec.js'
 import { SlimError } from '../errors.js'
+import { isObject, readJson } from '../files.js'
+import type { LayerReport } from '../packed/manifest.js'
 import type { BitMap, Settings } from './options.js'
 
 export interface LayerPlan {
@@ -32,7 +33,8 @@ export function planLayers(
     for (const { glob, match, override } of rules) {
       if (!match(linear.name)) continue
       unused.delete(glob)
-      Object.assign(layer, override)
+      for (const [field, value] of Object.entries(override))
+        if (value !== undefined) Object.assign(layer, { [field]: value })
     }
     if (!layer.skip && layer.groupSize > linear.cols)
       throw new SlimError(
@@ -61,28 +63,34 @@ export function planLayers(
 
 /** Reads a bit map given as an object or as the path of a slimllm.json. */
 export async function readBitMap(bitMap: BitMap | string | undefined): Promise<BitMap | null> {
-  if (typeof bitMap !== 'string') return bitMap ?? null
-  let manifest: { layers?: { name: string; groupBits: number[] }[] }
-  try {
-    manifest = JSON.parse(await readFile(bitMap, 'utf8'))
-  } catch (error) {
-    throw error instanceof SyntaxError
-      ? SlimError.invalidArgument('bitMap', 'a slimllm.json', bitMap)
-      : SlimError.from(error, { parameter: 'bitMap' })
+  if (bitMap === undefined) return null
+  if (typeof bitMap !== 'string') {
+    if (isObject(bitMap)) return bitMap
+    throw SlimError.invalidArgument('bitMap', 'bits by layer name, or the path of a slimllm.json', bitMap)
   }
-  if (!Array.isArray(manifest.layers))
-    throw SlimError.invalidArgument('bitMap', 'a slimllm.json with layers', bitMap)
-  return Object.fromEntries(manifest.layers.map((layer) => [layer.name, layer.groupBits]))
+  const { layers } = await readJson(bitMap)
+  const isLayer = (layer: unknown): layer is LayerReport => isObject(layer) && Array.isArray(layer.groupBits)
+  if (!Array.isArray(layers) || !layers.every(isLayer))
+    throw new SlimError('SLIM_BAD_CONFIG', `${bitMap} has no list of layers with groupBits`, {
+      file: bitMap,
+      parameter: 'layers',
+      expected: 'the slimllm.json of a packed folder',
+    })
+  return Object.fromEntries(layers.map((layer) => [layer.name, layer.groupBits]))
 }
 
 function givenBits(bitMap: BitMap, linear: LinearSpec, groupSize: number): Uint8Array {
   const groups = Math.ceil(linear.cols / groupSize)
-  const given = bitMap[linear.name]
-  if (given?.length !== groups || given.some((bits) => !Number.isInteger(bits) || bits < 1 || bits > 8))
+  const given: unknown = Object.hasOwn(bitMap, linear.name) ? bitMap[linear.name] : undefined
+  if (
+    !Array.isArray(given) ||
+    given.length !== groups ||
+    given.some((bits) => !Number.isInteger(bits) || bits < 1 || bits > 8)
+  )
     throw SlimError.invalidArgument(
       `bitMap["${linear.name}"]`,
       `${groups} whole numbers from 1 to 8`,
-      given ? `[${given.join(', ')}]` : undefined,
+      Array.isArray(given) ? `[${given.join(', ')}]` : given,
     )
   return Uint8Array.from(given)
 }

@@ -1,8 +1,9 @@
 /** The steps of the method one by one (METHODS.md's equations; see docs/methods.md), on plain arrays. */
 import { addon, run } from '../native/addon.js'
+import { checkThreads } from '../native/device.js'
+import { Handles } from '../native/handles.js'
 import { fromMatrix, type Matrix, type StepOptions } from '../native/matrix.js'
 import { PackedMatrix } from '../packed/packed_matrix.js'
-import { checkThreads } from './options.js'
 
 /**
  * Salience of every group of input channels: Σ w² / U_jj² over its columns and all rows, U the upper Cholesky factor
@@ -15,13 +16,14 @@ export async function groupSalience(
   hessian: Matrix,
   { groupSize, threads, signal }: StepOptions & { groupSize: number },
 ): Promise<Float64Array> {
+  using inputs = new Handles()
   const job = addon().groupSalience(
-    fromMatrix('weight', weight),
-    fromMatrix('hessian', hessian),
+    inputs.own(fromMatrix('weight', weight)),
+    inputs.own(fromMatrix('hessian', hessian)),
     groupSize,
     checkThreads(threads),
   )
-  return run(job, signal)
+  return await run(job, signal)
 }
 
 /**
@@ -43,14 +45,15 @@ export async function allocateBits(
     signal,
   }: StepOptions & { bits: number; groupSize: number; sequences?: number },
 ): Promise<{ groupBits: Uint8Array; kl: Float64Array }> {
+  using inputs = new Handles()
   const job = addon().allocateBits(
-    fromMatrix('weight', weight),
-    fromMatrix('samples', samples),
+    inputs.own(fromMatrix('weight', weight)),
+    inputs.own(fromMatrix('samples', samples)),
     salience,
     { bits, groupSize, sequences },
     checkThreads(threads),
   )
-  return run(job, signal)
+  return await run(job, signal)
 }
 
 /**
@@ -67,8 +70,9 @@ export async function fitGroups(
     signal,
   }: StepOptions & { groupSize: number; quantizer?: 'minmax' | 'sqc' },
 ): Promise<PackedMatrix> {
+  using inputs = new Handles()
   const job = addon().fitGroups(
-    fromMatrix('weight', weight),
+    inputs.own(fromMatrix('weight', weight)),
     groupBits,
     { groupSize, quantizer },
     checkThreads(threads),
@@ -91,9 +95,10 @@ export async function gptq(
     signal,
   }: StepOptions & { groupSize: number; quantizer?: 'minmax' | 'sqc' },
 ): Promise<PackedMatrix> {
+  using inputs = new Handles()
   const job = addon().gptq(
-    fromMatrix('weight', weight),
-    fromMatrix('hessian', hessian),
+    inputs.own(fromMatrix('weight', weight)),
+    inputs.own(fromMatrix('hessian', hessian)),
     groupBits,
     { groupSize, quantizer },
     checkThreads(threads),

@@ -1,8 +1,11 @@
 /** Token by token: the likeliest one, or one drawn by temperature and top-p. */
-import { SplitMix64 } from '../calibration/random.js'
+
 import { SlimError } from '../errors.js'
 import { run } from '../native/addon.js'
+import { SplitMix64 } from '../random.js'
 import type { Model } from './model.js'
+import { TextStream } from './text_stream.js'
+import { checkPositions, checkTokenIds } from './token_ids.js'
 
 export interface GenerateOptions {
   /** Default 128. */
@@ -16,13 +19,14 @@ export interface GenerateOptions {
 }
 
 export interface GeneratedToken {
-  /** The text that this token completes; empty while a character is unfinished. */
+  /** The text that this token completes: none while a character is unfinished, none for the end of the text. */
   text: string
   tokenId: number
   /** Natural log of the token's probability at temperature 1. */
   logprob: number
 }
 
+/** A text prompt gets the tokenizer's special tokens, such as a beginning of text; token ids are taken as they are. */
 export async function* generateTokens(
   model: Model,
   prompt: string | ArrayLike<number>,
@@ -32,31 +36,44 @@ export async function* generateTokens(
     throw SlimError.invalidArgument('maxTokens', 'a whole number from 0 up', maxTokens)
   if (!(temperature >= 0)) throw SlimError.invalidArgument('temperature', 'a number from 0 up', temperature)
   if (!(topP > 0 && topP <= 1)) throw SlimError.invalidArgument('topP', 'a number above 0, up to 1', topP)
-  const { tokenizer, native } = model
-  const promptIds = typeof prompt === 'string' ? tokenizer.encode(prompt) : Int32Array.from(prompt)
-  if (promptIds.length === 0) throw SlimError.invalidArgument('prompt', 'at least one token', 'none')
+  const { native } = model
+  const promptIds = encodePrompt(model, prompt)
+  // The last token is not run.
+  checkPositions('maxTokens', promptIds.length + maxTokens - 1, model.spec)
   const random = new SplitMix64(seed)
+  const { tokenizer } = model
   const cache = native.cache(promptIds.length + maxTokens)
-  const generated: number[] = []
-  let shown = ''
+  const stream = new TextStream(tokenizer, promptIds)
   try {
     let next = promptIds
-    while (generated.length < maxTokens) {
+    for (let made = 1; made <= maxTokens; made++) {
       const logits = await run(native.step(cache, next, model.threads), signal)
       const { tokenId, logprob } = sample(logits, temperature, topP, random)
-      generated.push(tokenId)
-      const text = tokenizer.decode(generated, { skipSpecialTokens: false })
       const ended = tokenizer.eosTokenIds.includes(tokenId)
-      // A character may take several tokens; until it is whole the decoder shows U+FFFD at the end.
-      const piece = text.endsWith('\uFFFD') && !ended ? '' : text.slice(shown.length)
-      shown += piece
-      yield { text: piece, tokenId, logprob }
+      let text = ended ? '' : stream.push(tokenId)
+      if (ended || made === maxTokens) text += stream.end()
+      yield { text, tokenId, logprob }
       if (ended) return
       next = Int32Array.of(tokenId)
     }
   } finally {
     cache.dispose()
   }
+}
+
+/** A text with the special tokens that models are trained to see before it, unless it spells out the first itself. */
+function encodePrompt(model: Model, prompt: string | ArrayLike<number>): Int32Array {
+  if (typeof prompt !== 'string') {
+    const ids = checkTokenIds('prompt', prompt, model.spec)
+    if (ids.length === 0) throw SlimError.invalidArgument('prompt', 'at least one token', 'none')
+    return ids
+  }
+  const { tokenizer } = model
+  const plain = tokenizer.encode(prompt)
+  const begins = plain.length > 0 && plain[0] === tokenizer.bosTokenId
+  const ids = begins ? plain : tokenizer.encode(prompt, { addSpecialTokens: true })
+  if (ids.length === 0) throw SlimError.invalidArgument('prompt', 'at least one token', prompt)
+  return ids
 }
 
 function sample(

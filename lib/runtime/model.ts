@@ -4,16 +4,23 @@ import type { DecoderSpec } from '../architecture/spec.js'
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
 import { SlimError } from '../errors.js'
 import { addon, type NativeDecoderBlock, type NativeDecoderModel, run } from '../native/addon.js'
-import { checkDevice, checkThreads } from '../quantize/options.js'
+import { checkDevice, checkThreads, type Device } from '../native/device.js'
+import { Handles } from '../native/handles.js'
 import { type GeneratedToken, type GenerateOptions, generateTokens } from './generate.js'
+import { checkTokenIds } from './token_ids.js'
 import { loadTokenizer, type Tokenizer } from './tokenizer.js'
 import { loadBlockWeights, loadMatrix, loadNorm } from './weights.js'
 
 export interface LoadOptions {
-  device?: 'auto' | 'cpu' | 'cuda'
+  device?: Device
   /** Threads of the native code (default: all cores). */
   threads?: number
+  /** Ends the loading between two blocks. */
+  signal?: AbortSignal
 }
+
+/** An ArrayBuffer of 4 GiB or more ends the process on some versions of Node. */
+const MOST_ARRAY_BYTES = 2 ** 32 - 1
 
 /** Opens a packed folder, a Hugging Face folder, or a GGUF file. */
 export async function loadModel(source: string, options: LoadOptions = {}): Promise<Model> {
@@ -22,36 +29,44 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
   const checkpoint = await openCheckpoint(source, { threads })
   try {
     const spec = decoderSpec(checkpoint.config)
-    const blocks: NativeDecoderBlock[] = []
-    for (const block of spec.blocks)
-      blocks.push(new (addon().DecoderBlock)(block.spec, await loadBlockWeights(checkpoint, block)))
-    return new Model(checkpoint, spec, await buildDecoder(checkpoint, spec, blocks), threads)
+    using blocks = new Handles()
+    const natives: NativeDecoderBlock[] = []
+    for (const block of spec.blocks) {
+      if (options.signal?.aborted)
+        throw new SlimError('SLIM_ABORTED', `Loading ${source} was aborted`, { cause: options.signal.reason })
+      using handles = new Handles()
+      const weights = handles.ownBlock(await loadBlockWeights(checkpoint, block))
+      natives.push(blocks.own(new (addon().DecoderBlock)(block.spec, weights)))
+    }
+    return new Model(checkpoint, spec, await buildDecoder(checkpoint, spec, natives), threads)
   } catch (error) {
     checkpoint.dispose()
     throw SlimError.from(error, { file: source })
   }
 }
 
-/** The native model around given blocks. */
+/** The native model around given blocks, which it shares. */
 export async function buildDecoder(
   checkpoint: Checkpoint,
   spec: DecoderSpec,
   blocks: NativeDecoderBlock[],
 ): Promise<NativeDecoderModel> {
-  const table = { rows: spec.vocabSize, cols: spec.hiddenSize }
-  const embedding = await loadMatrix(checkpoint, { name: spec.embedding.name, ...table })
+  using handles = new Handles()
+  const matrix = async (name: string) =>
+    handles.own(await loadMatrix(checkpoint, { name, rows: spec.vocabSize, cols: spec.hiddenSize }))
+  const { positions, finalNorm, head } = spec
+  const embedding = await matrix(spec.embedding.name)
   return new (addon().DecoderModel)({
     embedding,
     embeddingScale: spec.embedding.scale,
-    positions: spec.positions
-      ? {
-          weight: await checkpoint.tensor(`${spec.positions.name}.weight`),
-          offset: spec.positions.offset,
-        }
+    positions: positions
+      ? { weight: handles.own(await checkpoint.tensor(`${positions.name}.weight`)), offset: positions.offset }
       : undefined,
     blocks,
-    finalNorm: spec.finalNorm ? await loadNorm(checkpoint, spec.finalNorm, spec.hiddenSize) : undefined,
-    head: spec.head.tied ? embedding : await loadMatrix(checkpoint, { name: spec.head.name, ...table }),
+    finalNorm: finalNorm
+      ? handles.ownModule(await loadNorm(checkpoint, finalNorm, spec.hiddenSize))
+      : undefined,
+    head: head.tied ? embedding : await matrix(head.name),
     logitSoftcap: spec.logitSoftcap,
   })
 }
@@ -83,7 +98,17 @@ export class Model implements AsyncDisposable {
 
   /** Logits of one sequence, float32 [tokenIds.length, vocabSize], row after row. */
   async logits(tokenIds: ArrayLike<number>, options: { signal?: AbortSignal } = {}): Promise<Float32Array> {
-    return run(this.native.logits(Int32Array.from(tokenIds), this.threads), options.signal)
+    const { vocabSize } = this.spec
+    const most = Math.floor(MOST_ARRAY_BYTES / (4 * vocabSize))
+    if (tokenIds?.length > most)
+      throw SlimError.invalidArgument(
+        'tokenIds',
+        `at most ${most} tokens (their logits fill 4 GiB, the most that one array holds)`,
+        `${tokenIds.length} tokens`,
+        'Use evaluatePerplexity, which keeps no logits, or give shorter sequences',
+      )
+    const ids = checkTokenIds('tokenIds', tokenIds, this.spec)
+    return run(this.native.logits(ids, this.threads), options.signal)
   }
 
   /** Continues a prompt; `break` or the signal ends it. */

@@ -1,26 +1,7 @@
 import { describe, expect, it } from 'vitest'
-import { SplitMix64 } from '../../lib/calibration/random.js'
 import { sampleWindows } from '../../lib/calibration/samples.js'
 
 const tokens = Int32Array.from({ length: 1000 }, (_, i) => i)
-
-describe('SplitMix64', () => {
-  it('gives the published stream of seed 1234567', () => {
-    const random = new SplitMix64(1234567)
-    expect([random.next(), random.next(), random.next()]).toEqual([
-      6457827717110365317n,
-      3203168211198807973n,
-      9817491932198370423n,
-    ])
-  })
-
-  it('stays inside its bounds', () => {
-    const random = new SplitMix64(3)
-    const drawn = Array.from({ length: 1000 }, () => random.below(7))
-    expect(Math.min(...drawn)).toBe(0)
-    expect(Math.max(...drawn)).toBe(6)
-  })
-})
 
 describe('sampleWindows', () => {
   it('cuts consecutive tokens at seeded offsets, the same each time', () => {
@@ -48,6 +29,8 @@ describe('sampleWindows', () => {
   it.each([
     [{ samples: 0, seqLen: 10 }, 'SLIM_INVALID_ARGUMENT', 'calibration.samples'],
     [{ samples: 2, seqLen: 1.5 }, 'SLIM_INVALID_ARGUMENT', 'calibration.seqLen'],
+    [{ samples: 2, seqLen: 10, seed: Number.NaN }, 'SLIM_INVALID_ARGUMENT', 'calibration.seed'],
+    [{ samples: 2, seqLen: 10, seed: 0.5 }, 'SLIM_INVALID_ARGUMENT', 'calibration.seed'],
     [{ seqLen: 10, offsets: [991] }, 'SLIM_INVALID_ARGUMENT', 'calibration.offsets[0]'],
     [{ samples: 2, seqLen: 1001 }, 'SLIM_TEXT_TOO_SHORT', 'calibration'],
   ])('refuses %o', (options, code, parameter) => {

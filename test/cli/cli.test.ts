@@ -116,6 +116,16 @@ describe('slimllm', () => {
     expect(again.stdout).not.toContain('"block":0,"blocks":6,"phase":"calibrate"')
   })
 
+  it.each([['--json'], []])('finishes its work when nobody reads its output any longer (%s)', (...flags) => {
+    const output = at(`unread${flags}`)
+    const command = [process.execPath, cli, ...quantizeArgs(output, ...flags)]
+      .map((word) => `'${word}'`)
+      .join(' ')
+    const script = `${command} 2>&1 | head -n 1; echo "status \${PIPESTATUS[0]}"`
+    expect(spawnSync('bash', ['-c', script], { encoding: 'utf8' }).stdout).toMatch(/status 0\n$/)
+    expect(existsSync(path.join(output, 'slimllm.json'))).toBe(true)
+  })
+
   it('reports a full disk by its code, and leaves nothing under the final name', () => {
     // A limit on the size of files (in blocks of 1 KiB) fails a write as a full disk does.
     const command = [process.execPath, cli, ...quantizeArgs(at('full'), '--json')]
@@ -132,6 +142,9 @@ describe('slimllm', () => {
     writeFileSync(at('offsets.json'), JSON.stringify({ offsets: [5, 900] }))
     const run = slimllm(...quantizeArgs(at('offsets'), '--offsets', at('offsets.json'), '--json'))
     expect(run.status).toBe(0)
+    writeFileSync(at('no-offsets.json'), '{"starts":[5]}')
+    const wrong = slimllm(...quantizeArgs(at('wrong'), '--offsets', at('no-offsets.json'), '--json'))
+    expect(lastEvent(wrong.stdout)).toMatchObject({ code: 'SLIM_BAD_CONFIG', file: at('no-offsets.json') })
     const { manifest } = lastEvent(slimllm('inspect', at('offsets'), '--json').stdout)
     expect(manifest.calibration).toMatchObject({ samples: 2, seqLen: 64, seed: null, offsets: [5, 900] })
   })

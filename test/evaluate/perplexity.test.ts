@@ -1,7 +1,11 @@
 import { readFileSync } from 'node:fs'
+import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { evaluatePerplexity, loadModel, type Model } from '../../lib/index.js'
+import { packageRoot } from '../../lib/native/addon.js'
 import { demo, heldoutFile, rejection } from '../support/demo.js'
+
+const optFolder = path.join(packageRoot(), 'test', 'fixtures', 'hf', 'opt')
 
 let model: Model
 beforeAll(async () => {
@@ -56,54 +60,34 @@ describe('evaluatePerplexity', () => {
       code: 'SLIM_INVALID_ARGUMENT',
       parameter: 'file',
     })
-    expect(await rejection(evaluatePerplexity(model, { text: 'a', seqLen: 1 }))).toMatchObject({
+    for (const [options, parameter] of [
+      [{ text: 'a', seqLen: 1 }, 'seqLen'],
+      [{ text: 'a', maxTokens: 0 }, 'maxTokens'],
+      [{ text: 'a', maxTokens: 1.5 }, 'maxTokens'],
+      [{ tokenIds: [1, 2, 1.5] }, 'tokenIds[2]'],
+      [{ tokenIds: [1, 2048] }, 'tokenIds[1]'],
+      [{ tokenIds: null as never }, 'tokenIds'],
+    ] as const)
+      expect(await rejection(evaluatePerplexity(model, options))).toMatchObject({
+        code: 'SLIM_INVALID_ARGUMENT',
+        parameter,
+      })
+  })
+
+  it('refuses windows beyond learned positions, and lets rotary models try', async () => {
+    const tokenIds = new Int32Array(600).fill(7)
+    const { perplexity } = await evaluatePerplexity(model, { tokenIds, seqLen: 600 })
+    expect(perplexity).toBeGreaterThan(0)
+    await using opt = await loadModel(optFolder)
+    const { maxPositions } = opt.spec
+    expect((await evaluatePerplexity(opt, { tokenIds, seqLen: maxPositions })).tokens).toBeGreaterThan(0)
+    expect(await rejection(evaluatePerplexity(opt, { tokenIds, seqLen: maxPositions + 1 }))).toMatchObject({
+      code: 'SLIM_INVALID_ARGUMENT',
       parameter: 'seqLen',
     })
-  })
-})
-
-describe('generate', () => {
-  const collect = async (options: object) => {
-    const out = []
-    for await (const token of model.generate('The old man', { maxTokens: 20, ...options })) out.push(token)
-    return out
-  }
-
-  it('is greedy by default: each token is the likeliest after those before it', async () => {
-    const tokens = await collect({})
-    const ids = [...model.tokenizer.encode('The old man'), ...tokens.map((token) => token.tokenId)]
-    const logits = await model.logits(ids)
-    const first = ids.length - tokens.length
-    tokens.forEach(({ tokenId, logprob }, i) => {
-      const row = logits.subarray((first + i - 1) * 2048, (first + i) * 2048)
-      expect(row[tokenId]).toBeGreaterThan(Math.max(...row) - 1e-3)
-      expect(logprob).toBeCloseTo(row[tokenId]! - Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0)), 3)
+    expect(await rejection(opt.generate([7], { maxTokens: maxPositions + 1 }).next())).toMatchObject({
+      code: 'SLIM_INVALID_ARGUMENT',
+      parameter: 'maxTokens',
     })
-    expect(tokens.map((token) => token.text).join('')).toBe(model.tokenizer.decode(ids.slice(first)))
-  })
-
-  it('draws the same with the same seed, other text with another', async () => {
-    const text = async (seed: number) =>
-      (await collect({ temperature: 1, seed })).map((t) => t.tokenId).join()
-    expect(await text(1)).toBe(await text(1))
-    expect(await text(1)).not.toBe(await text(2))
-    const greedy = (await collect({})).map((t) => t.tokenId).join()
-    expect((await collect({ temperature: 1, topP: 1e-9 })).map((t) => t.tokenId).join()).toBe(greedy)
-  })
-
-  it('stops when told to, and refuses what makes no sense', async () => {
-    const controller = new AbortController()
-    controller.abort()
-    expect(await rejection(collect({ signal: controller.signal }))).toMatchObject({ code: 'SLIM_ABORTED' })
-    for (const [options, parameter] of [
-      [{ maxTokens: -1 }, 'maxTokens'],
-      [{ temperature: -1 }, 'temperature'],
-      [{ topP: 0 }, 'topP'],
-    ] as const)
-      expect(await rejection(collect(options))).toMatchObject({ code: 'SLIM_INVALID_ARGUMENT', parameter })
-    await model.dispose()
-    await model.dispose()
-    expect(await rejection(collect({}))).toMatchObject({ code: 'SLIM_DISPOSED' })
-    model = await loadModel(demo, { threads: 2 })
   })
 })

@@ -40,6 +40,11 @@ describe('planLayers', () => {
     expect(() => plan({ overrides: { 'model.*.q_proj': { bits: 3 } } })).toThrow(/overrides/)
   })
 
+  it('takes an undefined field of an override as none', () => {
+    const layers = plan({ bits: 3, overrides: { '**': { bits: undefined, groupSize: 32 } } })
+    expect(layers.get('model.layers.0.mlp.down_proj')).toMatchObject({ bits: 3, groupSize: 32 })
+  })
+
   it('refuses a group size larger than a layer, naming it', () => {
     const wide = { ...spec, blocks: structuredClone(spec.blocks) }
     wide.blocks[0]!.linears[0]!.cols = 128
@@ -57,12 +62,7 @@ describe('planLayers', () => {
     }
     const layers = planLayers(narrow, settings(), map([1, 2, 3, 2]))
     expect([...layers.get('model.layers.0.self_attn.q_proj')!.groupBits!]).toEqual([1, 2, 3, 2])
-    for (const bits of [
-      [1, 2, 3],
-      [1, 2, 3, 0],
-      [1, 2, 3, 9],
-      [1, 2, 3, 1.5],
-    ])
+    for (const bits of [null as never, 2 as never, [1, 2, 3], [1, 2, 3, 0], [1, 2, 3, 9], [1, 2, 3, 1.5]])
       expect(() => planLayers(narrow, settings(), map(bits))).toThrow(
         /bitMap\["model.layers.0.self_attn.q_proj"\]/,
       )
@@ -77,13 +77,15 @@ describe('readBitMap', () => {
     writeFileSync(file, JSON.stringify({ layers: [{ name: 'a', groupBits: [1, 2] }] }))
     expect(await readBitMap(file)).toEqual({ a: [1, 2] })
     expect(await readBitMap(undefined)).toBeNull()
-    for (const text of ['{', '{}']) {
+    for (const text of ['{', '{}', 'null', '[]', '{"layers":[null]}', '{"layers":[{"name":"a"}]}']) {
       writeFileSync(file, text)
-      expect(await rejection(readBitMap(file))).toMatchObject({
+      expect(await rejection(readBitMap(file))).toMatchObject({ code: 'SLIM_BAD_CONFIG', file })
+    }
+    for (const value of [null, 3, ['a']])
+      expect(await rejection(readBitMap(value as never))).toMatchObject({
         code: 'SLIM_INVALID_ARGUMENT',
         parameter: 'bitMap',
       })
-    }
     expect(await rejection(readBitMap(path.join(folder, 'none')))).toMatchObject({
       code: 'SLIM_FILE_NOT_FOUND',
     })
@@ -97,10 +99,17 @@ describe('resolveSettings', () => {
     [{ bits: 2.5 }, 'bits'],
     [{ groupSize: 48 }, 'groupSize'],
     [{ method: 'awq' as never }, 'method'],
+    [{ method: 'toString' as never }, 'method'],
+    [{ method: null as never }, 'method'],
     [{ allocation: 'random' as never }, 'allocation'],
     [{ quantizer: 'best' as never }, 'quantizer'],
     [{ embeddingBits: 16 }, 'embeddingBits'],
     [{ overrides: { '**': { bits: 16 } } }, 'overrides["**"].bits'],
+    [{ overrides: { '**': { group_size: 32 } as never } }, 'overrides["**"].group_size'],
+    [{ overrides: { '**': { bits: '3' as never } } }, 'overrides["**"].bits'],
+    [{ overrides: { '**': { skip: 'no' as never } } }, 'overrides["**"].skip'],
+    [{ overrides: { '**': 3 as never } }, 'overrides["**"]'],
+    [{ overrides: null as never }, 'overrides'],
     [{ calibration: undefined }, 'calibration'],
   ])('refuses %o by name', (options, parameter) => {
     expect(() => settings(options)).toThrow(

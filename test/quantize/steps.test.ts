@@ -1,6 +1,7 @@
-import { describe, expect, it } from 'vitest'
-import { SplitMix64 } from '../../lib/calibration/random.js'
+import { describe, expect, it, vi } from 'vitest'
 import { allocateBits, fitGroups, gptq, groupSalience, type Matrix, PackedMatrix } from '../../lib/index.js'
+import { addon, type NativeTensor } from '../../lib/native/addon.js'
+import { SplitMix64 } from '../../lib/random.js'
 import { rejection } from '../support/demo.js'
 
 const random = new SplitMix64(5)
@@ -70,5 +71,32 @@ describe('the layers below', () => {
       code: 'SLIM_INVALID_ARGUMENT',
       parameter: 'groupBits',
     })
+  })
+
+  it('keep no native tensor, also when they fail', async () => {
+    const made: NativeTensor[] = []
+    const original = addon().tensorFrom
+    const spy = vi.spyOn(addon(), 'tensorFrom').mockImplementation((...args) => {
+      made.push(original(...args))
+      return made.at(-1)!
+    })
+    try {
+      const groupBits = Uint8Array.of(1, 2, 3, 4, 8)
+      const salience = await groupSalience(weight, hessian, { groupSize: 32 })
+      await allocateBits(weight, x, salience, { bits: 3, groupSize: 32 })
+      using packed = await gptq(weight, hessian, groupBits, { groupSize: 32 })
+      using fitted = await fitGroups(weight, groupBits, { groupSize: 32 })
+      await packed.matmul(x)
+      const parts = fitted.parts()
+      using _again = PackedMatrix.from(parts)
+      await rejection(groupSalience(weight, { ...hessian, rows: 1 }, { groupSize: 32 }))
+      await rejection(fitGroups(weight, groupBits, { groupSize: 48 }))
+      expect(() => PackedMatrix.from({ ...parts, qweight: parts.qweight.slice(1) })).toThrow()
+    } finally {
+      spy.mockRestore()
+    }
+    expect(made.length).toBeGreaterThan(12)
+    for (const tensor of made)
+      expect(() => tensor.dtype).toThrow(expect.objectContaining({ code: 'SLIM_DISPOSED' }))
   })
 })

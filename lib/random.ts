@@ -1,9 +1,13 @@
 /** SplitMix64 (Steele, Lea, Flood 2014): a small seeded generator whose stream is the same on every machine. */
+import { SlimError } from './errors.js'
+
 export class SplitMix64 {
   #state: bigint
 
-  constructor(seed: number) {
-    this.#state = BigInt.asUintN(64, BigInt(Math.trunc(seed)))
+  /** `parameter` is what an error calls the seed. */
+  constructor(seed: number, parameter = 'seed') {
+    if (!Number.isSafeInteger(seed)) throw SlimError.invalidArgument(parameter, 'a whole number', seed)
+    this.#state = BigInt.asUintN(64, BigInt(seed))
   }
 
   /** 64 uniform bits. */
