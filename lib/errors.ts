@@ -4,6 +4,7 @@ export type SlimErrorCode =
   | 'SLIM_DISPOSED'
   | 'SLIM_ABORTED'
   | 'SLIM_OUT_OF_MEMORY'
+  | 'SLIM_INTERNAL'
   | 'SLIM_NO_ADDON'
   | 'SLIM_DEVICE_UNAVAILABLE'
   | 'SLIM_FILE_NOT_FOUND'
@@ -77,7 +78,7 @@ export class SlimError extends Error {
     )
   }
 
-  /** The SlimError of an error thrown by the native addon or by node:fs; any other value is returned as it is. */
+  /** The SlimError of an error thrown by node:fs; any other value is returned as it is. */
   static from(error: unknown, details: SlimErrorDetails = {}): unknown {
     if (error instanceof SlimError || !(error instanceof Error)) return error
     const { code, parameter, expected, received, remedy, path } = error as Error &

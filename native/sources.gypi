@@ -30,6 +30,7 @@
       "native/decoder/activation.cc",
       "native/decoder/attention.cc",
       "native/decoder/block.cc",
+      "native/decoder/embedding.cc",
       "native/decoder/kernels.cc",
       "native/decoder/kernels_avx2.cc",
       "native/decoder/kernels_avx512.cc",

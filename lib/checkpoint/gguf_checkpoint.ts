@@ -65,7 +65,8 @@ export class GgufCheckpoint implements Checkpoint {
     try {
       const { rotaryHeads } = this.sources.get(name)!
       // Rows move whole, so this can come before decoding, on the fewer bytes.
-      if (rotaryHeads !== undefined) replaceBy(addon().unpermuteRotaryRows(tensor, rotaryHeads))
+      if (rotaryHeads !== undefined)
+        replaceBy(await run(addon().unpermuteRotaryRows(tensor, rotaryHeads, this.threads)))
       if (!isFloat(info.storedDtype)) replaceBy(await run(addon().convertTensor(tensor, 'F16', this.threads)))
       return tensor
     } catch (error) {

@@ -4,7 +4,7 @@ import { createRequire } from 'node:module'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { BlockSpec } from '../architecture/spec.js'
-import { SlimError } from '../errors.js'
+import { SlimError, type SlimErrorCode, type SlimErrorDetails } from '../errors.js'
 
 export type FloatDType = 'F32' | 'F16' | 'BF16'
 /** Q8_0, Q4_0 and Q4_1 are GGUF's blocks of 32; `convertTensor` turns them into floats. */
@@ -82,8 +82,13 @@ export interface QuantizedLinear {
   groupBits: Uint8Array
   /** ‖(W−Q)X‖ / ‖WX‖ over the calibration inputs (Frobenius, through H). */
   relativeError: number
-  /** Share of the mean diagonal that was added to H before it could be factored (0.01 unless it had to grow); 0 for 'none'. */
+  /**
+   * What was added to H's diagonal before GPTQ's factor could be made, as a share of the mean diagonal: 0.01 unless it
+   * had to grow; 0 for compensation 'none'.
+   */
   damping: number
+  /** The same for the salience's factor, as it was added: 0.01 unless it had to grow; 0 where SBA did not ask. */
+  salienceDamping: number
   /** KL of every SBA candidate, i = 1 …, or null. */
   kl: Float64Array | null
   /** Salience of every group, or null. */
@@ -116,12 +121,16 @@ export interface NativeDecoderBlock {
   dispose(): void
 }
 
-export interface ModelParts {
+export interface EmbeddingParts {
+  /** [vocab, hidden] */
   embedding: NativeTensor | NativePackedMatrix
   /** Learned positions (OPT) [positions + offset, hidden]. */
   positions?: { weight: NativeTensor; offset: number }
   /** Factor on the embeddings (Gemma: √hidden rounded to the weights' dtype; 1 otherwise). */
   embeddingScale: number
+}
+
+export interface ModelParts extends EmbeddingParts {
   blocks: NativeDecoderBlock[]
   finalNorm?: { weight: NativeTensor; bias?: NativeTensor }
   head: NativeTensor | NativePackedMatrix
@@ -137,8 +146,6 @@ export interface NativeKvCache {
 }
 
 export interface NativeDecoderModel {
-  /** States [ids.length, hidden] float32 of whole sequences of `sequenceLength` tokens. */
-  embed(ids: Int32Array, sequenceLength: number, spillDirectory: string | null): NativeTensor
   /** Logits [ids.length, vocab] of one sequence. */
   logits(ids: Int32Array, threads: number): NativeJob<Float32Array>
   /** Negative log-likelihood of ids[t + 1] after ids[0 … t], natural log: ids.length − 1 values, float32. */
@@ -185,6 +192,8 @@ export interface GemmOperand {
 }
 
 export interface NativeAddon {
+  /** Errors of this environment (main thread or worker) are made by this function from now on. */
+  setErrorFactory(make: (code: SlimErrorCode, message: string, details: SlimErrorDetails) => Error): void
   MappedFile: new (path: string) => NativeMappedFile
   /** A copy of a typed array's bytes as a tensor. */
   tensorFrom(array: NodeJS.TypedArray, dtype: DType, shape: readonly number[]): NativeTensor
@@ -192,7 +201,7 @@ export interface NativeAddon {
   allocateTensor(dtype: DType, shape: readonly number[], spillDirectory?: string | null): NativeTensor
   convertTensor(tensor: NativeTensor, dtype: FloatDType, threads: number): NativeJob<NativeTensor>
   /** llama.cpp's interleaved-rotary row order of q and k back to Hugging Face's halves. */
-  unpermuteRotaryRows(tensor: NativeTensor, heads: number): NativeTensor
+  unpermuteRotaryRows(tensor: NativeTensor, heads: number, threads: number): NativeJob<NativeTensor>
   /** Index of the first NaN or infinity, −1 if all are finite. */
   findNonFinite(tensor: NativeTensor, threads: number): NativeJob<number>
 
@@ -259,6 +268,14 @@ export interface NativeAddon {
 
   DecoderBlock: new (spec: BlockSpec, weights: BlockWeights) => NativeDecoderBlock
   DecoderModel: new (parts: ModelParts) => NativeDecoderModel
+  /** States [ids.length, hidden] float32 before the first block, of whole sequences of `sequenceLength` tokens. */
+  embedTokens(
+    ids: Int32Array,
+    sequenceLength: number,
+    parts: EmbeddingParts,
+    spillDirectory: string | null,
+    threads: number,
+  ): NativeJob<NativeTensor>
 
   /** Internal to tests and benchmarks: a copy of x (float32) through one vector kernel. */
   applyKernel(name: 'exp' | 'tanh' | 'silu' | 'gelu' | 'geluTanh', x: NativeTensor): Float32Array
@@ -291,7 +308,6 @@ export function addon(): NativeAddon {
   const root = packageRoot()
   try {
     loaded = require('node-gyp-build')(root) as NativeAddon
-    return loaded
   } catch (cause) {
     throw new SlimError(
       'SLIM_NO_ADDON',
@@ -302,17 +318,17 @@ export function addon(): NativeAddon {
       },
     )
   }
+  loaded.setErrorFactory((code, message, details) => new SlimError(code, message, details))
+  return loaded
 }
 
-/** Awaits a native step; an aborted signal cancels it. Errors come out as SlimError. */
+/** Awaits a native step; an aborted signal cancels it. */
 export async function run<T>(job: NativeJob<T>, signal?: AbortSignal): Promise<T> {
   const cancel = () => job.cancel()
   if (signal?.aborted) cancel()
   signal?.addEventListener('abort', cancel, { once: true })
   try {
     return await job.promise
-  } catch (error) {
-    throw SlimError.from(error)
   } finally {
     signal?.removeEventListener('abort', cancel)
   }

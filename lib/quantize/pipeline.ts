@@ -9,7 +9,7 @@ import type { SafetensorsEntry } from '../checkpoint/safetensors_writer.js'
 import { requireFinite } from '../checkpoint/tensor_info.js'
 import { SlimError } from '../errors.js'
 import { readText } from '../files.js'
-import { addon, type BlockWeights, type NativeTensor, run } from '../native/addon.js'
+import { addon, type BlockWeights, type EmbeddingParts, type NativeTensor, run } from '../native/addon.js'
 import { checkDevice, checkThreads } from '../native/device.js'
 import {
   blockEntries,
@@ -22,9 +22,8 @@ import {
 } from '../packed/entries.js'
 import { FORMAT_VERSION, type LayerReport, type Manifest } from '../packed/manifest.js'
 import { checkOutput, PackedFolderWriter } from '../packed/writer.js'
-import { buildDecoder } from '../runtime/model.js'
 import { loadTokenizer } from '../runtime/tokenizer.js'
-import { disposeWeights, loadBlockWeights, type QuantizationConfig } from '../runtime/weights.js'
+import { disposeWeights, loadBlockWeights, loadMatrix, type QuantizationConfig } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
 import {
   type CalibrationStates,
@@ -193,15 +192,24 @@ class Quantization {
 
   /** Hidden states of the calibration samples before the first block. */
   private async embed({ ids, seqLen }: CalibrationSamples): Promise<NativeTensor> {
-    const first = this.spec.blocks[0]!
-    const block = new (addon().DecoderBlock)(first.spec, await loadBlockWeights(this.checkpoint, first))
-    const decoder = await buildDecoder(this.checkpoint, this.spec, [block])
-    const bytes = ids.length * this.spec.hiddenSize * 4
+    const { checkpoint, context, options } = this
+    const { embedding, positions, vocabSize: rows, hiddenSize: cols } = this.spec
+    const parts: EmbeddingParts = {
+      embedding: await loadMatrix(checkpoint, { name: embedding.name, rows, cols }),
+      embeddingScale: embedding.scale,
+      positions: positions
+        ? { weight: await checkpoint.tensor(`${positions.name}.weight`), offset: positions.offset }
+        : undefined,
+    }
+    const spillDirectory = ids.length * cols * 4 > SPILL_BYTES ? this.writer.folder : null
     try {
-      return decoder.embed(ids, seqLen, bytes > SPILL_BYTES ? this.writer.folder : null)
+      return await run(
+        addon().embedTokens(ids, seqLen, parts, spillDirectory, context.threads),
+        options.signal,
+      )
     } finally {
-      decoder.dispose()
-      block.dispose()
+      parts.embedding.dispose()
+      parts.positions?.weight.dispose()
     }
   }
 

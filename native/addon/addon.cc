@@ -1,6 +1,8 @@
 // The addon's exports, one register function a file; lib/native/addon.ts states their types.
 #include <napi.h>
 
+#include "addon/arguments.h"
+#include "addon/native_object.h"
 #include "addon/tensor_object.h"
 
 namespace slim::addon {
@@ -11,8 +13,16 @@ void registerPacked(Napi::Env env, Napi::Object exports);   // packed_object.cc
 void registerQuant(Napi::Env env, Napi::Object exports);    // quant_functions.cc
 void registerDecoder(Napi::Env env, Napi::Object exports);  // decoder_object.cc
 
+// setErrorFactory((code, message, details) => Error)
+static Napi::Value setErrorFactory(const Napi::CallbackInfo& info) {
+  if (!info[0].IsFunction()) throwInvalid(info.Env(), "make", "a function", info[0]);
+  info.Env().GetInstanceData<AddonData>()->makeError = Napi::Persistent(info[0].As<Napi::Function>());
+  return info.Env().Undefined();
+}
+
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new AddonData());
+  exportFunction<setErrorFactory>(exports, "setErrorFactory");
   TensorObject::registerAll(env, exports);
   registerGemm(env, exports);
   registerHessian(env, exports);

@@ -68,7 +68,9 @@ std::vector<size_t> asSizes(const Napi::Value& value, const std::string& name) {
 std::shared_ptr<ThreadPool> asThreads(const Napi::Value& value, const std::string& name) {
   const size_t threads = asSize(value, name, 1);
   if (threads > 1024) throwInvalid(value.Env(), name, "at most 1024 threads", value);
-  return value.Env().GetInstanceData<AddonData>()->lastPool = ThreadPool::shared(int(threads));
+  auto& pool = value.Env().GetInstanceData<AddonData>()->lastPool;
+  throwIfError(value.Env(), ThreadPool::shared(int(threads), pool));
+  return pool;
 }
 
 }  // namespace slim::addon

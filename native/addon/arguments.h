@@ -2,11 +2,11 @@
 #pragma once
 #include <napi.h>
 
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "addon/job.h"
+#include "addon/native_object.h"
 #include "addon/tensor_object.h"
 #include "core/thread_pool.h"
 

@@ -113,8 +113,10 @@ Weight asWeight(const Napi::Value& value, const std::string& name) {
   return Weight::of(packed->rows(), packed->cols(), packed);
 }
 
-DecoderBlockObject::DecoderBlockObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-  throwIfError(info.Env(), DecoderBlock::make(asBlockSpec(info[0]), asBlockWeights(info[1]), block_));
+DecoderBlockObject::DecoderBlockObject(const Napi::CallbackInfo& info) : NativeObject(info) {
+  guarded(info.Env(), [&] {
+    throwIfError(info.Env(), DecoderBlock::make(asBlockSpec(info[0]), asBlockWeights(info[1]), block_));
+  });
   info.This().As<Napi::Object>().TypeTag(&kBlockTag);
 }
 
@@ -160,8 +162,8 @@ Napi::Value DecoderBlockObject::dispose(const Napi::CallbackInfo& info) {
 
 Napi::Function DecoderBlockObject::define(Napi::Env env) {
   return DefineClass(env, "DecoderBlock",
-                     {InstanceMethod<&DecoderBlockObject::forward>("forward"),
-                      InstanceMethod<&DecoderBlockObject::dispose>("dispose")});
+                     {instanceMethod<&DecoderBlockObject::forward>("forward"),
+                      instanceMethod<&DecoderBlockObject::dispose>("dispose")});
 }
 
 }  // namespace slim::addon

@@ -16,16 +16,23 @@ std::vector<int32_t> asIds(const Napi::Value& value) {
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 
+// The embedding's part of a model's parts.
+Embedding asEmbedding(const Napi::Object& object) {
+  Embedding embedding;
+  embedding.table = asWeight(object.Get("embedding"), "embedding");
+  if (const Napi::Value given = object.Get("positions"); !isMissing(given)) {
+    const auto positions = asObject(given, "positions");
+    embedding.positions = asTensor(positions.Get("weight"), "positions.weight");
+    embedding.positionOffset = asSize(positions.Get("offset"), "positions.offset");
+  }
+  embedding.scale = float(asNumber(object.Get("embeddingScale"), "embeddingScale"));
+  return embedding;
+}
+
 ModelParts asParts(const Napi::Value& value) {
   const auto object = asObject(value, "parts");
   ModelParts parts;
-  parts.embedding = asWeight(object.Get("embedding"), "embedding");
-  if (const Napi::Value given = object.Get("positions"); !isMissing(given)) {
-    const auto positions = asObject(given, "positions");
-    parts.positions = asTensor(positions.Get("weight"), "positions.weight");
-    parts.positionOffset = asSize(positions.Get("offset"), "positions.offset");
-  }
-  parts.embeddingScale = float(asNumber(object.Get("embeddingScale"), "embeddingScale"));
+  parts.embedding = asEmbedding(object);
   const Napi::Value blocks = object.Get("blocks");
   if (!blocks.IsArray()) throwInvalid(value.Env(), "blocks", "an array of decoder blocks", blocks);
   for (uint32_t i = 0; i < blocks.As<Napi::Array>().Length(); ++i) {
@@ -58,7 +65,7 @@ Napi::Value toFloats(Napi::Env env, const std::vector<float>& values) {
 
 }  // namespace
 
-KvCacheObject::KvCacheObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+KvCacheObject::KvCacheObject(const Napi::CallbackInfo& info) : NativeObject(info) {
   if (!info[0].IsExternal())
     throw toError(info.Env(), Status::error("SLIM_INVALID_ARGUMENT", "Caches are made by a model's cache()"));
   cache_ = *info[0].As<Napi::External<std::shared_ptr<SharedCache>>>().Data();
@@ -90,13 +97,13 @@ Napi::Value KvCacheObject::dispose(const Napi::CallbackInfo& info) {
 
 Napi::Function KvCacheObject::define(Napi::Env env) {
   return DefineClass(env, "KvCache",
-                     {InstanceAccessor<&KvCacheObject::getLength>("length"),
-                      InstanceAccessor<&KvCacheObject::getCapacity>("capacity"),
-                      InstanceMethod<&KvCacheObject::dispose>("dispose")});
+                     {instanceGetter<&KvCacheObject::getLength>("length"),
+                      instanceGetter<&KvCacheObject::getCapacity>("capacity"),
+                      instanceMethod<&KvCacheObject::dispose>("dispose")});
 }
 
-DecoderModelObject::DecoderModelObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-  throwIfError(info.Env(), DecoderModel::make(asParts(info[0]), model_));
+DecoderModelObject::DecoderModelObject(const Napi::CallbackInfo& info) : NativeObject(info) {
+  guarded(info.Env(), [&] { throwIfError(info.Env(), DecoderModel::make(asParts(info[0]), model_)); });
   info.This().As<Napi::Object>().TypeTag(&kModelTag);
 }
 
@@ -108,19 +115,6 @@ std::shared_ptr<DecoderModel> DecoderModelObject::get(const Napi::Value& value) 
 std::shared_ptr<DecoderModel> DecoderModelObject::model(const Napi::CallbackInfo& info) const {
   if (!model_) throw toError(info.Env(), Status::error("SLIM_DISPOSED", "The model is disposed"));
   return model_;
-}
-
-// embed(ids, sequenceLength, spillDirectory): NativeTensor
-Napi::Value DecoderModelObject::embed(const Napi::CallbackInfo& info) {
-  const auto env = info.Env();
-  const auto m = model(info);
-  const auto ids = asIds(info[0]);
-  const size_t sequenceLength = asSize(info[1], "sequenceLength", 1);
-  TensorPtr states;
-  throwIfError(env, Tensor::allocate(DType::F32, {ids.size(), m->hidden()}, states,
-                                     isMissing(info[2]) ? "" : asString(info[2], "spillDirectory")));
-  throwIfError(env, m->embed(ids, sequenceLength, 0, states->as<float>()));
-  return TensorObject::wrap(env, states);
 }
 
 // logits(ids, threads): NativeJob<Float32Array>
@@ -209,12 +203,30 @@ Napi::Value DecoderModelObject::dispose(const Napi::CallbackInfo& info) {
 Napi::Function DecoderModelObject::define(Napi::Env env) {
   return DefineClass(
       env, "DecoderModel",
-      {InstanceMethod<&DecoderModelObject::embed>("embed"),
-       InstanceMethod<&DecoderModelObject::logits>("logits"),
-       InstanceMethod<&DecoderModelObject::tokenNll>("tokenNll"),
-       InstanceMethod<&DecoderModelObject::compare>("compare"),
-       InstanceMethod<&DecoderModelObject::cache>("cache"), InstanceMethod<&DecoderModelObject::step>("step"),
-       InstanceMethod<&DecoderModelObject::dispose>("dispose")});
+      {instanceMethod<&DecoderModelObject::logits>("logits"),
+       instanceMethod<&DecoderModelObject::tokenNll>("tokenNll"),
+       instanceMethod<&DecoderModelObject::compare>("compare"),
+       instanceMethod<&DecoderModelObject::cache>("cache"), instanceMethod<&DecoderModelObject::step>("step"),
+       instanceMethod<&DecoderModelObject::dispose>("dispose")});
+}
+
+// embedTokens(ids, sequenceLength, { embedding, positions?, embeddingScale }, spillDirectory, threads)
+Napi::Value embedTokens(const Napi::CallbackInfo& info) {
+  auto ids = asIds(info[0]);
+  const size_t sequenceLength = asSize(info[1], "sequenceLength", 1);
+  const auto embedding = asEmbedding(asObject(info[2], "parts"));
+  throwIfError(info.Env(), embedding.check());
+  const std::string spillDirectory = isMissing(info[3]) ? "" : asString(info[3], "spillDirectory");
+  auto pool = asThreads(info[4]);
+  auto states = std::make_shared<TensorPtr>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag& cancelled) {
+        SLIM_RETURN_IF_ERROR(
+            Tensor::allocate(DType::F32, {ids.size(), embedding.hidden()}, *states, spillDirectory));
+        return embedding.embed(ids, sequenceLength, 0, (*states)->as<float>(), *pool, cancelled);
+      },
+      [=](Napi::Env e) { return TensorObject::wrap(e, *states); });
 }
 
 }  // namespace slim::addon

@@ -92,8 +92,9 @@ void registerDecoder(Napi::Env env, Napi::Object exports) {
   exports.Set("DecoderBlock", DecoderBlockObject::define(env));
   exports.Set("DecoderModel", DecoderModelObject::define(env));
   env.GetInstanceData<AddonData>()->kvCache = Napi::Persistent(KvCacheObject::define(env));
-  exports.Set("applyKernel", Napi::Function::New(env, applyKernel));
-  exports.Set("attention", Napi::Function::New(env, attentionFunction));
+  exportFunction<embedTokens>(exports, "embedTokens");
+  exportFunction<applyKernel>(exports, "applyKernel");
+  exportFunction<attentionFunction>(exports, "attention");
 }
 
 }  // namespace slim::addon

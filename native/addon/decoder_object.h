@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "addon/native_object.h"
 #include "decoder/block.h"
 #include "decoder/model.h"
 
@@ -12,7 +13,7 @@ namespace slim::addon {
 /// A dense tensor or a packed matrix as a linear layer's weight.
 Weight asWeight(const Napi::Value& value, const std::string& name);
 
-class DecoderBlockObject : public Napi::ObjectWrap<DecoderBlockObject> {
+class DecoderBlockObject : public NativeObject<DecoderBlockObject> {
  public:
   explicit DecoderBlockObject(const Napi::CallbackInfo& info);
   /// nullptr when the value is not a block or is disposed.
@@ -33,7 +34,7 @@ struct SharedCache {
   std::atomic<bool> busy{false};
 };
 
-class KvCacheObject : public Napi::ObjectWrap<KvCacheObject> {
+class KvCacheObject : public NativeObject<KvCacheObject> {
  public:
   explicit KvCacheObject(const Napi::CallbackInfo& info);
   static Napi::Value wrap(Napi::Env env, std::shared_ptr<SharedCache> cache);
@@ -48,7 +49,7 @@ class KvCacheObject : public Napi::ObjectWrap<KvCacheObject> {
   std::shared_ptr<SharedCache> cache_;
 };
 
-class DecoderModelObject : public Napi::ObjectWrap<DecoderModelObject> {
+class DecoderModelObject : public NativeObject<DecoderModelObject> {
  public:
   explicit DecoderModelObject(const Napi::CallbackInfo& info);
   static std::shared_ptr<DecoderModel> get(const Napi::Value& value);
@@ -56,7 +57,6 @@ class DecoderModelObject : public Napi::ObjectWrap<DecoderModelObject> {
 
  private:
   std::shared_ptr<DecoderModel> model(const Napi::CallbackInfo& info) const;
-  Napi::Value embed(const Napi::CallbackInfo& info);
   Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value tokenNll(const Napi::CallbackInfo& info);
   Napi::Value compare(const Napi::CallbackInfo& info);
@@ -66,5 +66,7 @@ class DecoderModelObject : public Napi::ObjectWrap<DecoderModelObject> {
 
   std::shared_ptr<DecoderModel> model_;
 };
+
+Napi::Value embedTokens(const Napi::CallbackInfo& info);  // decoder_model_object.cc
 
 }  // namespace slim::addon

@@ -1,20 +1,12 @@
 #include <algorithm>
-#include <chrono>
 
 #include "addon/arguments.h"
+#include "core/stopwatch.h"
 #include "cpu/features.h"
 #include "cpu/gemm.h"
 
 namespace slim::addon {
 namespace {
-
-std::string describeShape(const Tensor& tensor) {
-  std::string text(dtypeName(tensor.dtype()));
-  text += " [";
-  for (size_t i = 0; i < tensor.shape().size(); ++i)
-    text += (i ? ", " : "") + std::to_string(tensor.shape()[i]);
-  return text + "]";
-}
 
 bool isMatrixDType(DType dtype) { return dtype != DType::I32 && dtype != DType::U8; }
 
@@ -38,11 +30,9 @@ Napi::Value matmul(const Napi::CallbackInfo& info) {
   auto c = std::make_shared<TensorPtr>();
   return startJob(
       env,
-      [=](const CancelFlag&) {
+      [=](const CancelFlag& cancelled) {
         SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {a->rows(), b->rows()}, *c));
-        gemm(*pool, a->rows(), b->rows(), a->cols(), Operand::tensor(*a), Operand::tensor(*b),
-             (*c)->as<float>(), b->rows());
-        return Status::success();
+        return multiply(*a, Operand::tensor(*b), b->rows(), *pool, cancelled, **c);
       },
       [=](Napi::Env e) { return TensorObject::wrap(e, *c); });
 }
@@ -132,12 +122,12 @@ Napi::Value gemmCase(const Napi::CallbackInfo& info) {
         };
         for (size_t r = 0; r < repeats; ++r) {
           if (cancelled) return Status::aborted();
-          const auto start = std::chrono::steady_clock::now();
+          const Stopwatch stopwatch;
           if (batch == 1)
             product(0, 0);
           else
             pool->parallelFor(batch, product);
-          seconds->push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+          seconds->push_back(stopwatch.seconds());
         }
         return Status::success();
       },
@@ -159,18 +149,19 @@ Napi::Value instructionSets(const Napi::CallbackInfo& info) {
   return names;
 }
 
-void chooseInstructionSet(const Napi::CallbackInfo& info) {
+Napi::Value chooseInstructionSet(const Napi::CallbackInfo& info) {
   throwIfError(info.Env(), setInstructionSet(asString(info[0], "name")));
+  return info.Env().Undefined();
 }
 
 }  // namespace
 
 void registerGemm(Napi::Env env, Napi::Object exports) {
-  exports.Set("matmul", Napi::Function::New(env, matmul));
-  exports.Set("gemmCase", Napi::Function::New(env, gemmCase));
-  exports.Set("instructionSet", Napi::Function::New(env, instructionSet));
-  exports.Set("instructionSets", Napi::Function::New(env, instructionSets));
-  exports.Set("setInstructionSet", Napi::Function::New(env, chooseInstructionSet));
+  exportFunction<matmul>(exports, "matmul");
+  exportFunction<gemmCase>(exports, "gemmCase");
+  exportFunction<instructionSet>(exports, "instructionSet");
+  exportFunction<instructionSets>(exports, "instructionSets");
+  exportFunction<chooseInstructionSet>(exports, "setInstructionSet");
 }
 
 }  // namespace slim::addon

@@ -12,16 +12,12 @@ constexpr size_t kMostChannels = 1 << 17;  // 64 GiB of float32
 
 }  // namespace
 
-HessianObject::HessianObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+HessianObject::HessianObject(const Napi::CallbackInfo& info) : NativeObject(info), memory_(info.Env()) {
   const size_t size = asSize(info[0], "size", 1), keepEvery = asSize(info[1], "keepEvery");
   if (size > kMostChannels)
     throwInvalid(info.Env(), "size", "at most " + std::to_string(kMostChannels) + " channels", info[0]);
-  try {
-    hessian_ = std::make_shared<Hessian>(size, keepEvery);
-  } catch (const std::bad_alloc&) {
-    throw toError(info.Env(), Status::error("SLIM_OUT_OF_MEMORY", "Cannot allocate a Hessian of " +
-                                                                      std::to_string(size) + " channels"));
-  }
+  guarded(info.Env(), [&] { hessian_ = std::make_shared<Hessian>(size, keepEvery); });
+  memory_.set(size * size * sizeof(float));
   info.This().As<Napi::Object>().TypeTag(&kHessianTag);
 }
 
@@ -39,11 +35,10 @@ std::shared_ptr<Hessian> asHessian(const Napi::Value& value, const std::string& 
 Napi::Function HessianObject::define(Napi::Env env) {
   return DefineClass(
       env, "Hessian",
-      {InstanceAccessor<&HessianObject::getSize>("size"),
-       InstanceAccessor<&HessianObject::getSequences>("sequences"),
-       InstanceMethod<&HessianObject::add>("add"), InstanceMethod<&HessianObject::matrix>("matrix"),
-       InstanceMethod<&HessianObject::samples>("samples"),
-       InstanceMethod<&HessianObject::dispose>("dispose")});
+      {instanceGetter<&HessianObject::getSize>("size"),
+       instanceGetter<&HessianObject::getSequences>("sequences"), instanceMethod<&HessianObject::add>("add"),
+       instanceMethod<&HessianObject::matrix>("matrix"), instanceMethod<&HessianObject::samples>("samples"),
+       instanceMethod<&HessianObject::dispose>("dispose")});
 }
 
 std::shared_ptr<Hessian> HessianObject::hessian(const Napi::CallbackInfo& info) const {
@@ -67,8 +62,7 @@ Napi::Value HessianObject::add(const Napi::CallbackInfo& info) {
   auto pool = asThreads(info[2]);
   if (x->dtype() != DType::F32 || x->cols() != hessian->size())
     throw toError(env, Status::invalidArgument("x", "F32 [tokens, " + std::to_string(hessian->size()) + "]",
-                                               std::string(dtypeName(x->dtype())) + " with rows of " +
-                                                   std::to_string(x->cols())));
+                                               describeShape(*x)));
   return startJob(
       env,
       [=](const CancelFlag&) {
@@ -97,6 +91,7 @@ Napi::Value HessianObject::samples(const Napi::CallbackInfo& info) {
 
 Napi::Value HessianObject::dispose(const Napi::CallbackInfo& info) {
   hessian_.reset();
+  memory_.set(0);
   return info.Env().Undefined();
 }
 

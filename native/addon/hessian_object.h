@@ -4,11 +4,12 @@
 
 #include <memory>
 
+#include "addon/native_object.h"
 #include "quant/hessian.h"
 
 namespace slim::addon {
 
-class HessianObject : public Napi::ObjectWrap<HessianObject> {
+class HessianObject : public NativeObject<HessianObject> {
  public:
   explicit HessianObject(const Napi::CallbackInfo& info);
   /// nullptr when the value is not a Hessian or is disposed.
@@ -25,6 +26,7 @@ class HessianObject : public Napi::ObjectWrap<HessianObject> {
   std::shared_ptr<Hessian> hessian(const Napi::CallbackInfo& info) const;
 
   std::shared_ptr<Hessian> hessian_;
+  ExternalMemory memory_;
 };
 
 /// The argument `name` as a Hessian, or an error that says what came.

@@ -2,6 +2,9 @@
 
 #include <memory>
 #include <new>
+#include <stdexcept>
+
+#include "addon/tensor_object.h"
 
 namespace slim::addon {
 namespace {
@@ -21,8 +24,8 @@ class Worker : public Napi::AsyncWorker {
   void Execute() override {
     try {
       status_ = cancelled_->load() ? Status::aborted() : work_(*cancelled_);
-    } catch (const std::bad_alloc&) {
-      status_ = Status::error("SLIM_OUT_OF_MEMORY", "Out of memory");
+    } catch (const std::exception& error) {
+      status_ = toStatus(error);
     }
     work_ = nullptr;  // let go of the inputs here: unmapping them can take long
   }
@@ -32,6 +35,8 @@ class Worker : public Napi::AsyncWorker {
       deferred.Resolve(finish_(Env()));
     } catch (const Napi::Error& e) {
       deferred.Reject(e.Value());
+    } catch (const std::exception& e) {
+      deferred.Reject(toError(Env(), toStatus(e)).Value());
     }
   }
 
@@ -55,16 +60,26 @@ Napi::Value startJob(Napi::Env env, Work work, Finish finish) {
   return job;
 }
 
+Status toStatus(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) || dynamic_cast<const std::length_error*>(&error))
+    return Status::error("SLIM_OUT_OF_MEMORY", "Out of memory");
+  return Status::error("SLIM_INTERNAL", std::string("Unexpected failure in native code: ") + error.what());
+}
+
 Napi::Error toError(Napi::Env env, const Status& status) {
-  auto error = Napi::Error::New(env, status.message);
-  auto object = error.Value();
-  object.Set("code", status.code);
+  auto details = Napi::Object::New(env);
   const std::pair<const char*, const std::string*> fields[] = {{"parameter", &status.parameter},
                                                                {"expected", &status.expected},
                                                                {"received", &status.received},
                                                                {"remedy", &status.remedy}};
   for (const auto& [name, value] : fields)
-    if (!value->empty()) object.Set(name, *value);
+    if (!value->empty()) details.Set(name, *value);
+  const auto& makeError = env.GetInstanceData<AddonData>()->makeError;
+  if (!makeError.IsEmpty())
+    return {env, makeError.Call(
+                     {Napi::String::New(env, status.code), Napi::String::New(env, status.message), details})};
+  auto error = Napi::Error::New(env, status.message);
+  error.Value().Set("code", status.code);
   return error;
 }
 

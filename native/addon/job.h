@@ -2,6 +2,7 @@
 #pragma once
 #include <napi.h>
 
+#include <exception>
 #include <functional>
 
 #include "core/status.h"
@@ -16,7 +17,11 @@ using Finish = std::function<Napi::Value(Napi::Env)>;
 /// Returns { promise, cancel() } (NativeJob in lib/native/addon.ts).
 Napi::Value startJob(Napi::Env env, Work work, Finish finish);
 
-/// The JavaScript error of a Status: its fields become properties.
+/// The error of an exception that a job or a call ended with.
+Status toStatus(const std::exception& error);
+
+/// The SlimError of a Status, made by the function that setErrorFactory was given (a plain error before
+/// that).
 Napi::Error toError(Napi::Env env, const Status& status);
 
 /// Throws the JavaScript error when the status is not ok.

@@ -9,21 +9,24 @@ constexpr napi_type_tag kPackedTag = {0x37c95e8812fa4d06, 0x90be6d41a7c3582f};
 
 }  // namespace
 
-PackedObject::PackedObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+PackedObject::PackedObject(const Napi::CallbackInfo& info) : NativeObject(info), memory_(info.Env()) {
   if (info[0].IsExternal()) {
     matrix_ = *info[0].As<Napi::External<std::shared_ptr<PackedMatrix>>>().Data();
   } else {
-    const auto parts = asObject(info[0], "parts");
-    const auto size = [&](const char* name) {
-      return asSize(parts.Get(name), std::string("parts.") + name, 1);
-    };
-    const auto tensor = [&](const char* name) {
-      return asTensor(parts.Get(name), std::string("parts.") + name);
-    };
-    throwIfError(info.Env(),
-                 PackedMatrix::fromParts(size("rows"), size("cols"), size("groupSize"), tensor("qweight"),
-                                         tensor("groupBits"), tensor("scales"), tensor("qzeros"), matrix_));
+    guarded(info.Env(), [&] {
+      const auto parts = asObject(info[0], "parts");
+      const auto size = [&](const char* name) {
+        return asSize(parts.Get(name), std::string("parts.") + name, 1);
+      };
+      const auto tensor = [&](const char* name) {
+        return asTensor(parts.Get(name), std::string("parts.") + name);
+      };
+      throwIfError(info.Env(),
+                   PackedMatrix::fromParts(size("rows"), size("cols"), size("groupSize"), tensor("qweight"),
+                                           tensor("groupBits"), tensor("scales"), tensor("qzeros"), matrix_));
+    });
   }
+  memory_.set(matrix_->heapBytes());
   info.This().As<Napi::Object>().TypeTag(&kPackedTag);
 }
 
@@ -40,14 +43,14 @@ std::shared_ptr<PackedMatrix> PackedObject::get(const Napi::Value& value) {
 Napi::Function PackedObject::define(Napi::Env env) {
   return DefineClass(
       env, "PackedMatrix",
-      {InstanceAccessor<&PackedObject::getRows>("rows"), InstanceAccessor<&PackedObject::getCols>("cols"),
-       InstanceAccessor<&PackedObject::getGroupSize>("groupSize"),
-       InstanceAccessor<&PackedObject::getStoredBytes>("storedBytes"),
-       InstanceMethod<&PackedObject::qweight>("qweight"),
-       InstanceMethod<&PackedObject::groupBits>("groupBits"), InstanceMethod<&PackedObject::scales>("scales"),
-       InstanceMethod<&PackedObject::qzeros>("qzeros"),
-       InstanceMethod<&PackedObject::dequantize>("dequantize"),
-       InstanceMethod<&PackedObject::matmul>("matmul"), InstanceMethod<&PackedObject::dispose>("dispose")});
+      {instanceGetter<&PackedObject::getRows>("rows"), instanceGetter<&PackedObject::getCols>("cols"),
+       instanceGetter<&PackedObject::getGroupSize>("groupSize"),
+       instanceGetter<&PackedObject::getStoredBytes>("storedBytes"),
+       instanceMethod<&PackedObject::qweight>("qweight"),
+       instanceMethod<&PackedObject::groupBits>("groupBits"), instanceMethod<&PackedObject::scales>("scales"),
+       instanceMethod<&PackedObject::qzeros>("qzeros"),
+       instanceMethod<&PackedObject::dequantize>("dequantize"),
+       instanceMethod<&PackedObject::matmul>("matmul"), instanceMethod<&PackedObject::dispose>("dispose")});
 }
 
 std::shared_ptr<PackedMatrix> PackedObject::matrix(const Napi::CallbackInfo& info) const {
@@ -102,24 +105,22 @@ Napi::Value PackedObject::matmul(const Napi::CallbackInfo& info) {
   auto x = asTensor(info[0], "x");
   auto pool = asThreads(info[1]);
   if (!isFloat(x->dtype()) || x->cols() != matrix->cols())
-    throw toError(info.Env(),
-                  Status::invalidArgument(
-                      "x", "F32, F16 or BF16 [tokens, " + std::to_string(matrix->cols()) + "]",
-                      std::string(dtypeName(x->dtype())) + " with rows of " + std::to_string(x->cols())));
+    throw toError(info.Env(), Status::invalidArgument(
+                                  "x", "F32, F16 or BF16 [tokens, " + std::to_string(matrix->cols()) + "]",
+                                  describeShape(*x)));
   auto result = std::make_shared<TensorPtr>();
   return startJob(
       info.Env(),
-      [=](const CancelFlag&) {
+      [=](const CancelFlag& cancelled) {
         SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {x->rows(), matrix->rows()}, *result));
-        gemm(*pool, x->rows(), matrix->rows(), matrix->cols(), Operand::tensor(*x), Operand::rows(*matrix),
-             (*result)->as<float>(), matrix->rows());
-        return Status::success();
+        return multiply(*x, Operand::rows(*matrix), matrix->rows(), *pool, cancelled, **result);
       },
       [=](Napi::Env e) { return TensorObject::wrap(e, *result); });
 }
 
 Napi::Value PackedObject::dispose(const Napi::CallbackInfo& info) {
   matrix_.reset();
+  memory_.set(0);
   return info.Env().Undefined();
 }
 

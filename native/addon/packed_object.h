@@ -4,11 +4,12 @@
 
 #include <memory>
 
+#include "addon/native_object.h"
 #include "quant/packed_matrix.h"
 
 namespace slim::addon {
 
-class PackedObject : public Napi::ObjectWrap<PackedObject> {
+class PackedObject : public NativeObject<PackedObject> {
  public:
   /// From JavaScript's parts, or from an External that wrap() makes.
   explicit PackedObject(const Napi::CallbackInfo& info);
@@ -32,6 +33,7 @@ class PackedObject : public Napi::ObjectWrap<PackedObject> {
   std::shared_ptr<PackedMatrix> matrix(const Napi::CallbackInfo& info) const;
 
   std::shared_ptr<PackedMatrix> matrix_;
+  ExternalMemory memory_;
 };
 
 }  // namespace slim::addon

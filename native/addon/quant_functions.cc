@@ -50,13 +50,6 @@ Napi::Value toUint8Array(Napi::Env env, const std::vector<uint8_t>& values) {
   return array;
 }
 
-std::string describeShape(const Tensor& tensor) {
-  std::string text = std::string(dtypeName(tensor.dtype())) + " [";
-  for (size_t i = 0; i < tensor.shape().size(); ++i)
-    text += (i ? ", " : "") + std::to_string(tensor.shape()[i]);
-  return text + "]";
-}
-
 // F32 [rows, cols]; rows 0: any number.
 TensorPtr asFloatMatrix(const Napi::Value& value, const std::string& name, size_t rows, size_t cols) {
   auto tensor = asTensor(value, name);
@@ -75,8 +68,8 @@ struct WeightArgument {
   Groups groups;
 };
 
-WeightArgument asWeight(const Napi::Value& weight, const Napi::Value& groupSize,
-                        const std::string& groupSizeName) {
+WeightArgument asGroupedWeight(const Napi::Value& weight, const Napi::Value& groupSize,
+                               const std::string& groupSizeName) {
   auto tensor = asTensor(weight, "weight");
   const size_t size = asSize(groupSize, groupSizeName, 1);
   throwIfError(weight.Env(), checkGroupSize(size, tensor->cols()));
@@ -128,6 +121,7 @@ Napi::Value quantizeLinearStep(const Napi::CallbackInfo& info) {
         value.Set("groupBits", toUint8Array(e, result->groupBits));
         value.Set("relativeError", result->relativeError);
         value.Set("damping", result->damping);
+        value.Set("salienceDamping", result->salienceDamping);
         value.Set("kl", result->kl.empty() ? e.Null() : toFloat64Array(e, result->kl));
         value.Set("salience", result->salience.empty() ? e.Null() : toFloat64Array(e, result->salience));
         value.Set("seconds", seconds);
@@ -137,7 +131,7 @@ Napi::Value quantizeLinearStep(const Napi::CallbackInfo& info) {
 
 // groupSalience(weight, hessian, groupSize, threads): NativeJob<Float64Array>
 Napi::Value groupSalienceStep(const Napi::CallbackInfo& info) {
-  const auto weight = asWeight(info[0], info[2], "groupSize");
+  const auto weight = asGroupedWeight(info[0], info[2], "groupSize");
   auto h = asFloatMatrix(info[1], "hessian", weight.groups.cols, weight.groups.cols);
   auto pool = asThreads(info[3]);
   auto salience = std::make_shared<std::vector<double>>();
@@ -146,7 +140,7 @@ Napi::Value groupSalienceStep(const Napi::CallbackInfo& info) {
       [=](const CancelFlag& cancelled) {
         const size_t cols = weight.groups.cols;
         std::vector<float> w, diagonal(cols);
-        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, w));
+        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, cancelled, w));
         InverseFactor factor;
         SLIM_RETURN_IF_ERROR(
             factorInverse(h->as<float>(), cols, 1, Damping::Salience, *pool, cancelled, factor));
@@ -191,7 +185,7 @@ Napi::Value inverseFactorStep(const Napi::CallbackInfo& info) {
 Napi::Value allocateBitsStep(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   const auto options = asObject(info[3], "options");
-  const auto weight = asWeight(info[0], options.Get("groupSize"), "options.groupSize");
+  const auto weight = asGroupedWeight(info[0], options.Get("groupSize"), "options.groupSize");
   auto x = asFloatMatrix(info[1], "samples", 0, weight.groups.cols);
   const auto salience = asDoubles(info[2], "salience");
   const int bits = asBits(options.Get("bits"), "options.bits");
@@ -206,7 +200,7 @@ Napi::Value allocateBitsStep(const Napi::CallbackInfo& info) {
       env,
       [=](const CancelFlag& cancelled) {
         std::vector<float> w;
-        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, w));
+        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, cancelled, w));
         return allocateBits({w.data(), w.size() / weight.groups.cols, weight.groups},
                             {x->as<float>(), x->rows(), double(sequences)}, salience, bits, *pool, cancelled,
                             *allocation);
@@ -223,7 +217,7 @@ Napi::Value allocateBitsStep(const Napi::CallbackInfo& info) {
 Napi::Value quantizeStep(Napi::Env env, const Napi::Value& weightValue, TensorPtr h,
                          const Napi::Value& groupBitsValue, const Napi::Object& options,
                          const Napi::Value& threads, bool compensate) {
-  const auto weight = asWeight(weightValue, options.Get("groupSize"), "options.groupSize");
+  const auto weight = asGroupedWeight(weightValue, options.Get("groupSize"), "options.groupSize");
   const auto groupBits = asGroupBits(groupBitsValue, "groupBits");
   throwIfError(env, checkGroupBits(groupBits, weight.groups));
   const auto quantizer = asQuantizer(options.Get("quantizer"), "options.quantizer");
@@ -234,7 +228,7 @@ Napi::Value quantizeStep(Napi::Env env, const Napi::Value& weightValue, TensorPt
       [=](const CancelFlag& cancelled) {
         const size_t cols = weight.groups.cols;
         std::vector<float> w;
-        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, w));
+        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, cancelled, w));
         InverseFactor factor;
         if (compensate) {
           SLIM_RETURN_IF_ERROR(
@@ -266,12 +260,12 @@ Napi::Value gptqStep(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void registerQuant(Napi::Env env, Napi::Object exports) {
-  exports.Set("quantizeLinear", Napi::Function::New(env, quantizeLinearStep));
-  exports.Set("groupSalience", Napi::Function::New(env, groupSalienceStep));
-  exports.Set("inverseFactor", Napi::Function::New(env, inverseFactorStep));
-  exports.Set("allocateBits", Napi::Function::New(env, allocateBitsStep));
-  exports.Set("fitGroups", Napi::Function::New(env, fitGroupsStep));
-  exports.Set("gptq", Napi::Function::New(env, gptqStep));
+  exportFunction<quantizeLinearStep>(exports, "quantizeLinear");
+  exportFunction<groupSalienceStep>(exports, "groupSalience");
+  exportFunction<inverseFactorStep>(exports, "inverseFactor");
+  exportFunction<allocateBitsStep>(exports, "allocateBits");
+  exportFunction<fitGroupsStep>(exports, "fitGroups");
+  exportFunction<gptqStep>(exports, "gptq");
 }
 
 }  // namespace slim::addon

@@ -10,17 +10,18 @@ namespace {
 
 constexpr napi_type_tag kTensorTag = {0x5f1a7d1c93b84e02, 0x8c0d6a52f7e94b11};
 
-class MappedFileObject : public Napi::ObjectWrap<MappedFileObject> {
+class MappedFileObject : public NativeObject<MappedFileObject> {
  public:
-  explicit MappedFileObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-    throwIfError(info.Env(), MappedFile::open(asString(info[0], "path"), file_));
+  explicit MappedFileObject(const Napi::CallbackInfo& info) : NativeObject(info) {
+    guarded(info.Env(),
+            [&] { throwIfError(info.Env(), MappedFile::open(asString(info[0], "path"), file_)); });
   }
 
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "MappedFile",
-                       {InstanceAccessor<&MappedFileObject::getByteLength>("byteLength"),
-                        InstanceMethod<&MappedFileObject::tensor>("tensor"),
-                        InstanceMethod<&MappedFileObject::dispose>("dispose")});
+                       {instanceGetter<&MappedFileObject::getByteLength>("byteLength"),
+                        instanceMethod<&MappedFileObject::tensor>("tensor"),
+                        instanceMethod<&MappedFileObject::dispose>("dispose")});
   }
 
  private:
@@ -36,17 +37,9 @@ class MappedFileObject : public Napi::ObjectWrap<MappedFileObject> {
     if (!dtype) throwInvalid(env, "dtype", "F32, F16, BF16, I32, U8, Q8_0, Q4_0 or Q4_1", info[0]);
     auto shape = asSizes(info[1], "shape");
     const size_t offset = asSize(info[2], "byteOffset");
-    size_t elements = 1;
-    for (size_t d : shape)
-      if (__builtin_mul_overflow(elements, d, &elements))
-        throwInvalid(env, "shape", "a shape that fits memory", info[1]);
-    const size_t cols = shape.empty() ? 1 : shape.back();
-    const bool isBlock = dtypeBytes(*dtype, 1) == 0;
-    if (isBlock && cols % 32 != 0)
-      throwInvalid(env, "shape",
-                   "a last dimension that is a multiple of 32 for " + asString(info[0], "dtype"), info[1]);
-    const size_t bytes = dtypeBytes(*dtype, elements);
-    if (elements > (size_t(1) << 60) || offset > file_->size() || bytes > file_->size() - offset)
+    size_t bytes;
+    throwIfError(env, shapeBytes(*dtype, shape, bytes));
+    if (offset > file_->size() || bytes > file_->size() - offset)
       throw toError(env, Status::error("SLIM_FILE_TRUNCATED",
                                        file_->path() + " has " + std::to_string(file_->size()) +
                                            " bytes; the tensor needs bytes " + std::to_string(offset) +
@@ -101,16 +94,22 @@ Napi::Value convertTensor(const Napi::CallbackInfo& info) {
   auto pool = asThreads(info[2]);
   auto result = std::make_shared<TensorPtr>();
   return startJob(
-      env, [=, dtype = *dtype](const CancelFlag&) { return convert(*source, dtype, *pool, *result); },
+      env,
+      [=, dtype = *dtype](const CancelFlag& cancelled) {
+        return convert(*source, dtype, *pool, cancelled, *result);
+      },
       [=](Napi::Env e) { return TensorObject::wrap(e, *result); });
 }
 
-// unpermuteRotaryRows(tensor, heads): NativeTensor
+// unpermuteRotaryRows(tensor, heads, threads): NativeJob<NativeTensor>
 Napi::Value unpermute(const Napi::CallbackInfo& info) {
-  TensorPtr result;
-  throwIfError(info.Env(),
-               unpermuteRotaryRows(*asTensor(info[0], "tensor"), asSize(info[1], "heads", 1), result));
-  return TensorObject::wrap(info.Env(), result);
+  auto source = asTensor(info[0], "tensor");
+  const size_t heads = asSize(info[1], "heads", 1);
+  auto pool = asThreads(info[2]);
+  auto result = std::make_shared<TensorPtr>();
+  return startJob(
+      info.Env(), [=](const CancelFlag&) { return unpermuteRotaryRows(*source, heads, *pool, *result); },
+      [=](Napi::Env e) { return TensorObject::wrap(e, *result); });
 }
 
 // findNonFinite(tensor, threads): NativeJob<number>, -1 when all values are finite.
@@ -120,10 +119,7 @@ Napi::Value findNonFiniteValue(const Napi::CallbackInfo& info) {
   auto index = std::make_shared<size_t>(0);
   return startJob(
       info.Env(),
-      [=](const CancelFlag&) {
-        *index = findNonFinite(*tensor, *pool);
-        return Status::success();
-      },
+      [=](const CancelFlag& cancelled) { return findNonFinite(*tensor, *pool, cancelled, *index); },
       [=](Napi::Env e) {
         return Napi::Number::New(e, *index == tensor->elements() ? -1.0 : double(*index));
       });
@@ -131,11 +127,12 @@ Napi::Value findNonFiniteValue(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-TensorObject::TensorObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+TensorObject::TensorObject(const Napi::CallbackInfo& info) : NativeObject(info), memory_(info.Env()) {
   if (!info[0].IsExternal())
     throw toError(info.Env(),
                   Status::error("SLIM_INVALID_ARGUMENT", "Tensors are made by tensorFrom or MappedFile"));
   tensor_ = *info[0].As<Napi::External<TensorPtr>>().Data();
+  memory_.set(tensor_->heapBytes());
   info.This().As<Napi::Object>().TypeTag(&kTensorTag);
 }
 
@@ -185,6 +182,7 @@ Napi::Value TensorObject::toBytes(const Napi::CallbackInfo& info) {
 
 Napi::Value TensorObject::dispose(const Napi::CallbackInfo& info) {
   tensor_.reset();
+  memory_.set(0);
   return info.Env().Undefined();
 }
 
@@ -192,17 +190,17 @@ void TensorObject::registerAll(Napi::Env env, Napi::Object exports) {
   auto* data = env.GetInstanceData<AddonData>();
   data->tensor = Napi::Persistent(DefineClass(
       env, "Tensor",
-      {InstanceAccessor<&TensorObject::getDType>("dtype"), InstanceAccessor<&TensorObject::getShape>("shape"),
-       InstanceAccessor<&TensorObject::getByteLength>("byteLength"),
-       InstanceMethod<&TensorObject::toFloat32Array>("toFloat32Array"),
-       InstanceMethod<&TensorObject::toBytes>("toBytes"),
-       InstanceMethod<&TensorObject::dispose>("dispose")}));
+      {instanceGetter<&TensorObject::getDType>("dtype"), instanceGetter<&TensorObject::getShape>("shape"),
+       instanceGetter<&TensorObject::getByteLength>("byteLength"),
+       instanceMethod<&TensorObject::toFloat32Array>("toFloat32Array"),
+       instanceMethod<&TensorObject::toBytes>("toBytes"),
+       instanceMethod<&TensorObject::dispose>("dispose")}));
   exports.Set("MappedFile", MappedFileObject::define(env));
-  exports.Set("tensorFrom", Napi::Function::New(env, tensorFrom));
-  exports.Set("allocateTensor", Napi::Function::New(env, allocateTensor));
-  exports.Set("convertTensor", Napi::Function::New(env, convertTensor));
-  exports.Set("unpermuteRotaryRows", Napi::Function::New(env, unpermute));
-  exports.Set("findNonFinite", Napi::Function::New(env, findNonFiniteValue));
+  exportFunction<tensorFrom>(exports, "tensorFrom");
+  exportFunction<allocateTensor>(exports, "allocateTensor");
+  exportFunction<convertTensor>(exports, "convertTensor");
+  exportFunction<unpermute>(exports, "unpermuteRotaryRows");
+  exportFunction<findNonFiniteValue>(exports, "findNonFinite");
 }
 
 }  // namespace slim::addon

@@ -2,12 +2,13 @@
 #pragma once
 #include <napi.h>
 
+#include "addon/native_object.h"
 #include "core/mapped_file.h"
 #include "core/tensor.h"
 
 namespace slim::addon {
 
-class TensorObject : public Napi::ObjectWrap<TensorObject> {
+class TensorObject : public NativeObject<TensorObject> {
  public:
   explicit TensorObject(const Napi::CallbackInfo& info);
   static Napi::Value wrap(Napi::Env env, TensorPtr tensor);
@@ -25,11 +26,13 @@ class TensorObject : public Napi::ObjectWrap<TensorObject> {
   Tensor& tensor(const Napi::CallbackInfo& info) const;
 
   TensorPtr tensor_;
+  ExternalMemory memory_;
 };
 
 /// What one environment (main thread or worker thread) keeps: constructors and type tags are per environment.
 struct AddonData {
-  Napi::FunctionReference tensor, mappedFile, hessian, packedMatrix, decoderBlock, decoderModel, kvCache;
+  Napi::FunctionReference tensor, packedMatrix, kvCache;
+  Napi::FunctionReference makeError;     // (code, message, details) => SlimError
   std::shared_ptr<ThreadPool> lastPool;  // kept, so that a run of small jobs does not start threads for each
 };
 

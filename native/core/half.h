@@ -3,6 +3,7 @@
 #pragma once
 #include <bit>
 #include <cstdint>
+#include <cstring>
 
 namespace slim {
 
@@ -27,6 +28,13 @@ inline uint16_t floatToHalf(float value) {
   }
   const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
   return uint16_t(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+/// The half stored at any address.
+inline float loadHalf(const uint8_t* p) {
+  uint16_t half;
+  std::memcpy(&half, p, 2);
+  return halfToFloat(half);
 }
 
 inline float roundToHalf(float value) { return halfToFloat(floatToHalf(value)); }

@@ -28,6 +28,17 @@ constexpr DTypeInfo kDTypes[] = {
 
 const DTypeInfo& info(DType dtype) { return kDTypes[size_t(dtype)]; }
 
+// An unlinked file in the directory; −1 with errno otherwise. File systems without O_TMPFILE say EOPNOTSUPP,
+// kernels without it EISDIR.
+int openSpillFile(const std::string& directory) {
+  const int fd = ::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR)) return fd;
+  std::string path = directory + "/slimllm-spill-XXXXXX";
+  const int named = mkostemp(path.data(), O_CLOEXEC);
+  if (named >= 0) unlink(path.c_str());
+  return named;
+}
+
 }  // namespace
 
 std::string_view dtypeName(DType dtype) { return info(dtype).name; }
@@ -40,6 +51,30 @@ std::optional<DType> dtypeFromName(std::string_view name) {
 
 size_t dtypeBytes(DType dtype, size_t elements) {
   return elements / info(dtype).blockElements * info(dtype).blockBytes;
+}
+
+std::string describeShape(DType dtype, const std::vector<size_t>& shape) {
+  std::string text(dtypeName(dtype));
+  text += " [";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+Status shapeBytes(DType dtype, const std::vector<size_t>& shape, size_t& out) {
+  const size_t blockElements = info(dtype).blockElements;
+  if (blockElements > 1 && (shape.empty() || shape.back() % blockElements != 0))
+    return Status::invalidArgument("shape",
+                                   "a last dimension that is a multiple of " + std::to_string(blockElements),
+                                   describeShape(dtype, shape));
+  size_t elements = 1, bytes = 0;
+  bool fits = true;
+  for (size_t d : shape) fits &= !__builtin_mul_overflow(elements, d, &elements);
+  fits &= !__builtin_mul_overflow(elements / blockElements, info(dtype).blockBytes, &bytes);
+  if (!fits || bytes > size_t(PTRDIFF_MAX))
+    return Status::invalidArgument("shape", "a shape whose bytes can be counted in 63 bits",
+                                   describeShape(dtype, shape));
+  out = bytes;
+  return Status::success();
 }
 
 size_t Tensor::rows() const {
@@ -60,12 +95,12 @@ std::shared_ptr<Tensor> Tensor::view(DType dtype, std::vector<size_t> shape, voi
 
 Status Tensor::allocate(DType dtype, std::vector<size_t> shape, TensorPtr& out,
                         const std::string& spillDirectory) {
-  size_t elements = 1;
-  for (size_t d : shape) elements *= d;
-  const size_t bytes = std::max<size_t>(dtypeBytes(dtype, elements), 1);
+  size_t bytes;
+  SLIM_RETURN_IF_ERROR(shapeBytes(dtype, shape, bytes));
+  bytes = std::max<size_t>(bytes, 1);
   int fd = -1;
   if (!spillDirectory.empty()) {
-    fd = ::open(spillDirectory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    fd = openSpillFile(spillDirectory);
     // posix_fallocate reserves the blocks now: a full disk is an error here, not a SIGBUS later.
     const int failure = fd < 0 ? errno : posix_fallocate(fd, 0, off_t(bytes));
     if (failure != 0) {
@@ -79,10 +114,11 @@ Status Tensor::allocate(DType dtype, std::vector<size_t> shape, TensorPtr& out,
       mmap(nullptr, bytes, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
   if (fd >= 0) close(fd);
   if (address == MAP_FAILED)
-    return Status::error("SLIM_OUT_OF_MEMORY",
-                         "Cannot allocate a tensor of " + std::to_string(bytes) + " bytes");
+    return Status::error("SLIM_OUT_OF_MEMORY", "Cannot allocate a tensor " + describeShape(dtype, shape) +
+                                                   " of " + std::to_string(bytes) + " bytes");
   std::shared_ptr<void> owner(address, [bytes](void* p) { munmap(p, bytes); });
   out = view(dtype, std::move(shape), address, std::move(owner));
+  if (spillDirectory.empty()) out->heapBytes_ = bytes;
   return Status::success();
 }
 
@@ -110,13 +146,15 @@ void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float*
   }
 }
 
-Status convert(const Tensor& source, DType dtype, ThreadPool& pool, TensorPtr& out) {
+Status convert(const Tensor& source, DType dtype, ThreadPool& pool, const CancelFlag& cancelled,
+               TensorPtr& out) {
   if (!isFloat(dtype))
     return Status::invalidArgument("dtype", "F32, F16 or BF16", std::string(dtypeName(dtype)));
   TensorPtr result;
   SLIM_RETURN_IF_ERROR(Tensor::allocate(dtype, source.shape(), result));
   const size_t cols = source.cols();
   pool.parallelFor(source.rows(), [&](size_t r, int) {
+    if (cancelled.load(std::memory_order_relaxed)) return;
     if (dtype == DType::F32)
       return readRow(source.dtype(), source.row(r), 0, cols, result->as<float>() + r * cols);
     constexpr size_t kChunk = 1024;
@@ -130,14 +168,16 @@ Status convert(const Tensor& source, DType dtype, ThreadPool& pool, TensorPtr& o
       round(values, n, to);
     }
   });
+  if (cancelled.load()) return Status::aborted();
   out = std::move(result);
   return Status::success();
 }
 
-size_t findNonFinite(const Tensor& tensor, ThreadPool& pool) {
+Status findNonFinite(const Tensor& tensor, ThreadPool& pool, const CancelFlag& cancelled, size_t& out) {
   const size_t cols = tensor.cols();
   std::atomic<size_t> first{tensor.elements()};
   pool.parallelFor(tensor.rows(), [&](size_t r, int) {
+    if (cancelled.load(std::memory_order_relaxed)) return;
     constexpr size_t kChunk = 1024;
     float values[kChunk];
     for (size_t start = 0; start < cols; start += kChunk) {
@@ -152,21 +192,26 @@ size_t findNonFinite(const Tensor& tensor, ThreadPool& pool) {
       }
     }
   });
-  return first.load();
+  if (cancelled.load()) return Status::aborted();
+  out = first.load();
+  return Status::success();
 }
 
-Status unpermuteRotaryRows(const Tensor& source, size_t heads, TensorPtr& out) {
+Status unpermuteRotaryRows(const Tensor& source, size_t heads, ThreadPool& pool, TensorPtr& out) {
   const size_t rows = source.rows(), rowBytes = dtypeBytes(source.dtype(), source.cols());
   if (heads == 0 || rows % (2 * heads) != 0)
     return Status::invalidArgument("heads", "a divisor of half the " + std::to_string(rows) + " rows",
                                    std::to_string(heads));
-  SLIM_RETURN_IF_ERROR(Tensor::allocate(source.dtype(), source.shape(), out));
+  TensorPtr result;
+  SLIM_RETURN_IF_ERROR(Tensor::allocate(source.dtype(), source.shape(), result));
   const size_t half = rows / heads / 2;
-  for (size_t h = 0; h < heads; ++h)
+  pool.parallelFor(heads, [&](size_t h, int) {
     for (size_t i = 0; i < half; ++i)
       for (size_t j = 0; j < 2; ++j)
-        std::memcpy(out->data() + ((h * 2 + j) * half + i) * rowBytes, source.row((h * half + i) * 2 + j),
+        std::memcpy(result->data() + ((h * 2 + j) * half + i) * rowBytes, source.row((h * half + i) * 2 + j),
                     rowBytes);
+  });
+  out = std::move(result);
   return Status::success();
 }
 

@@ -22,6 +22,12 @@ std::optional<DType> dtypeFromName(std::string_view name);
 size_t dtypeBytes(DType dtype, size_t elements);
 inline bool isFloat(DType d) { return d == DType::F32 || d == DType::F16 || d == DType::BF16; }
 
+/// Bytes of a shape; an error that names it when they do not fit, or when its rows are not whole blocks of a
+/// Q type.
+Status shapeBytes(DType dtype, const std::vector<size_t>& shape, size_t& out);
+/// "F32 [2, 3]"
+std::string describeShape(DType dtype, const std::vector<size_t>& shape);
+
 class Tensor {
  public:
   /// Zero-filled. With a spill directory, backed by an unlinked file there: the kernel may page it out.
@@ -38,6 +44,8 @@ class Tensor {
   size_t cols() const { return shape_.empty() ? 1 : shape_.back(); }
   size_t elements() const { return rows() * cols(); }
   size_t bytes() const { return dtypeBytes(dtype_, elements()); }
+  /// Bytes of anonymous memory that the tensor owns: none of a view or a spilled tensor.
+  size_t heapBytes() const { return heapBytes_; }
   uint8_t* data() const { return data_; }
   template <typename T>
   T* as() const {
@@ -49,8 +57,13 @@ class Tensor {
   DType dtype_ = DType::F32;
   std::vector<size_t> shape_;
   uint8_t* data_ = nullptr;
+  size_t heapBytes_ = 0;
   std::shared_ptr<void> owner_;
 };
+
+inline std::string describeShape(const Tensor& tensor) {
+  return describeShape(tensor.dtype(), tensor.shape());
+}
 
 using TensorPtr = std::shared_ptr<Tensor>;
 
@@ -59,13 +72,14 @@ using TensorPtr = std::shared_ptr<Tensor>;
 void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float* out);
 
 /// The same values in another float dtype (round to nearest even). `dtype` must be F32, F16 or BF16.
-Status convert(const Tensor& source, DType dtype, ThreadPool& pool, TensorPtr& out);
+Status convert(const Tensor& source, DType dtype, ThreadPool& pool, const CancelFlag& cancelled,
+               TensorPtr& out);
 
 /// Index of the first NaN or infinity, or `elements()` when all are finite. Float and Q dtypes.
-size_t findNonFinite(const Tensor& tensor, ThreadPool& pool);
+Status findNonFinite(const Tensor& tensor, ThreadPool& pool, const CancelFlag& cancelled, size_t& out);
 
 /// Undoes llama.cpp's interleaved-rotary row order of q and k: [heads, half, 2, cols] → [heads, 2, half,
 /// cols].
-Status unpermuteRotaryRows(const Tensor& source, size_t heads, TensorPtr& out);
+Status unpermuteRotaryRows(const Tensor& source, size_t heads, ThreadPool& pool, TensorPtr& out);
 
 }  // namespace slim

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <map>
+#include <system_error>
 #include <utility>
 
 #if defined(__x86_64__)
@@ -43,10 +44,17 @@ bool spinUntil(const Condition& condition) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { run(i); });
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { run(i); });
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stop_.store(true);
   { std::lock_guard lock(sleep_); }
   wake_.notify_all();
@@ -135,13 +143,22 @@ void ThreadPool::run(int thread) {
   }
 }
 
-std::shared_ptr<ThreadPool> ThreadPool::shared(int threads) {
+Status ThreadPool::shared(int threads, std::shared_ptr<ThreadPool>& out) {
   static std::mutex mutex;
   static std::map<int, std::weak_ptr<ThreadPool>> pools;
   std::lock_guard lock(mutex);
   auto pool = pools[threads].lock();
-  if (!pool) pools[threads] = pool = std::make_shared<ThreadPool>(threads);
-  return pool;
+  try {
+    if (!pool) pools[threads] = pool = std::make_shared<ThreadPool>(threads);
+  } catch (const std::system_error& error) {
+    Status status = Status::error("SLIM_OUT_OF_MEMORY", "Cannot start " + std::to_string(threads) +
+                                                            " threads: " + error.code().message());
+    status.parameter = "threads";
+    status.remedy = "Use fewer threads, or raise the limits on processes and memory";
+    return status;
+  }
+  out = std::move(pool);
+  return Status::success();
 }
 
 }  // namespace slim

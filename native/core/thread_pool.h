@@ -12,10 +12,13 @@
 #include <thread>
 #include <vector>
 
+#include "core/status.h"
+
 namespace slim {
 
 class ThreadPool {
  public:
+  /// Throws std::system_error when a thread cannot be started; those that were are stopped.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -30,12 +33,13 @@ class ThreadPool {
   void parallelFor(size_t count, const std::function<void(size_t index, int thread)>& body);
 
   /// The process's pool of that many threads, made at first use and shared by all callers who hold it.
-  static std::shared_ptr<ThreadPool> shared(int threads);
+  static Status shared(int threads, std::shared_ptr<ThreadPool>& out);
 
  private:
   using Body = std::function<void(size_t, int)>;
 
   void run(int thread);
+  void stop();
   void work(const Body& body, size_t count, int thread);
   bool enter(uint64_t& seen);
   void leave();

@@ -17,12 +17,6 @@
 namespace slim {
 namespace {
 
-SLIM_INLINE float loadHalf(const uint8_t* p) {
-  uint16_t h;
-  std::memcpy(&h, p, 2);
-  return halfToFloat(h);
-}
-
 SLIM_INLINE void halves(const uint8_t* from, size_t count, float* to) {
   for (size_t i = 0; i < count; ++i) to[i] = loadHalf(from + 2 * i);
 }

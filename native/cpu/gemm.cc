@@ -256,4 +256,18 @@ void gemm(ThreadPool& pool, size_t m, size_t n, size_t k, const Operand& a, cons
   gemmBlocked(pool, kernels, m, n, k, a, b, c, ldc, options);
 }
 
+Status multiply(const Tensor& x, const Operand& b, size_t columns, ThreadPool& pool,
+                const CancelFlag& cancelled, Tensor& c) {
+  // B is packed anew for every slice. The last one is not cut off: few rows would be summed in another order.
+  constexpr size_t kSlice = 1024;
+  Operand slice = Operand::tensor(x);
+  for (size_t row = 0, rows; row < x.rows(); row += rows) {
+    if (cancelled.load()) return Status::aborted();
+    rows = x.rows() - row < 2 * kSlice ? x.rows() - row : kSlice;
+    slice.data = x.row(row);
+    gemm(pool, rows, columns, x.cols(), slice, b, c.as<float>() + row * columns, columns);
+  }
+  return Status::success();
+}
+
 }  // namespace slim

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 
+#include "core/status.h"
 #include "core/tensor.h"
 #include "core/thread_pool.h"
 
@@ -50,6 +51,10 @@ struct GemmOptions {
 /// the threads.
 void gemm(ThreadPool& pool, size_t m, size_t n, size_t k, const Operand& a, const Operand& b, float* c,
           size_t ldc, const GemmOptions& options = {});
+
+/// c [x.rows(), columns] = x · Bᵀ, some hundred rows at a time, between which it can be cancelled.
+Status multiply(const Tensor& x, const Operand& b, size_t columns, ThreadPool& pool,
+                const CancelFlag& cancelled, Tensor& c);
 
 /// The same product by plain loops in float64: the oracle of tests.
 void gemmReference(size_t m, size_t n, size_t k, const Operand& a, const Operand& b, float* c, size_t ldc,

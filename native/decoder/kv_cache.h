@@ -18,7 +18,6 @@ class KeyValues {
   /// What is there is kept, to be overwritten, when it has this shape already.
   Status allocate(const BlockSpec& spec, size_t capacity);
 
-  size_t capacity() const { return capacity_; }
   /// [panels][headDim][kKeyPanel]
   float* keyPanels(size_t kvHead) const {
     return keys_->as<float>() + kvHead * panels_ * headDim_ * kKeyPanel;
@@ -42,7 +41,6 @@ class KvCache {
   size_t length() const { return length_; }
   size_t capacity() const { return capacity_; }
   KeyValues& block(size_t index) { return blocks_[index]; }
-  size_t blocks() const { return blocks_.size(); }
   void advance(size_t tokens) { length_ += tokens; }
 
  private:

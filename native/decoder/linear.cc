@@ -11,10 +11,8 @@ Status Weight::check(const std::string& role, size_t expectedRows, size_t expect
   if (!*this)
     return Status::invalidArgument(role, "a weight " + shape(expectedRows, expectedCols), "nothing");
   if (dense && (dense->shape().size() != 2 || !isFloat(dense->dtype())))
-    return Status::invalidArgument(
-        role, "a matrix of F32, F16 or BF16",
-        std::to_string(dense->shape().size()) + " dimensions of " + std::string(dtypeName(dense->dtype())),
-        dense->shape().size() == 2 ? "Convert it with convertTensor first" : "");
+    return Status::invalidArgument(role, "a matrix of F32, F16 or BF16", describeShape(*dense),
+                                   dense->shape().size() == 2 ? "Convert it with convertTensor first" : "");
   if (rows != expectedRows || cols != expectedCols)
     return Status::invalidArgument(role, "shape " + shape(expectedRows, expectedCols), shape(rows, cols));
   return Status::success();
@@ -22,11 +20,8 @@ Status Weight::check(const std::string& role, size_t expectedRows, size_t expect
 
 Status readVector(const TensorPtr& tensor, const std::string& role, size_t length, std::vector<float>& out) {
   if (tensor->shape().size() != 1 || tensor->cols() != length || !isFloat(tensor->dtype())) {
-    std::string received = std::string(dtypeName(tensor->dtype())) + " [";
-    for (size_t i = 0; i < tensor->shape().size(); ++i)
-      received += (i ? ", " : "") + std::to_string(tensor->shape()[i]);
     return Status::invalidArgument(role, "a vector of " + std::to_string(length) + " F32, F16 or BF16",
-                                   received + "]");
+                                   describeShape(*tensor));
   }
   out.resize(length);
   readRow(tensor->dtype(), tensor->data(), 0, length, out.data());

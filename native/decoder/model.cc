@@ -34,13 +34,11 @@ Status DecoderModel::make(ModelParts parts, std::shared_ptr<DecoderModel>& out) 
       return Status::invalidArgument("blocks[" + std::to_string(i) + "]",
                                      "hidden size " + std::to_string(hidden),
                                      std::to_string(parts.blocks[i]->spec().hiddenSize));
-  SLIM_RETURN_IF_ERROR(parts.embedding.check("embedding", std::max<size_t>(parts.embedding.rows, 1), hidden));
-  SLIM_RETURN_IF_ERROR(parts.head.check("head", parts.embedding.rows, hidden));
-  if (parts.positions) {
-    const size_t rows = parts.positions->rows();
-    SLIM_RETURN_IF_ERROR(Weight::of(parts.positions)
-                             .check("positions.weight", std::max(rows, parts.positionOffset + 1), hidden));
-  }
+  SLIM_RETURN_IF_ERROR(parts.embedding.check());
+  if (parts.embedding.hidden() != hidden)
+    return Status::invalidArgument("embedding", "rows of " + std::to_string(hidden) + " elements",
+                                   std::to_string(parts.embedding.hidden()));
+  SLIM_RETURN_IF_ERROR(parts.head.check("head", parts.embedding.vocab(), hidden));
   auto model = std::make_shared<DecoderModel>();
   if (parts.finalNormWeight) {
     std::vector<float> weight, bias;
@@ -54,49 +52,10 @@ Status DecoderModel::make(ModelParts parts, std::shared_ptr<DecoderModel>& out) 
   return Status::success();
 }
 
-Status DecoderModel::checkIds(const std::vector<int32_t>& ids, size_t least) const {
-  if (ids.size() < least)
-    return Status::invalidArgument("ids", "at least " + std::to_string(least) + " token ids",
-                                   std::to_string(ids.size()));
-  for (size_t i = 0; i < ids.size(); ++i)
-    if (ids[i] < 0 || size_t(ids[i]) >= vocab())
-      return Status::invalidArgument("ids[" + std::to_string(i) + "]",
-                                     "a token id below " + std::to_string(vocab()), std::to_string(ids[i]),
-                                     "Use the tokenizer that belongs to the model");
-  return Status::success();
-}
-
-Status DecoderModel::embed(const std::vector<int32_t>& ids, size_t sequenceLength, size_t start,
-                           float* states) const {
-  SLIM_RETURN_IF_ERROR(checkIds(ids, 1));
-  if (sequenceLength == 0 || ids.size() % sequenceLength != 0)
-    return Status::invalidArgument("sequenceLength",
-                                   "a divisor of the " + std::to_string(ids.size()) + " token ids",
-                                   std::to_string(sequenceLength));
-  const TensorPtr& positions = parts_.positions;
-  if (positions && start + sequenceLength > positions->rows() - parts_.positionOffset)
-    return Status::invalidArgument(
-        "sequenceLength",
-        "at most the model's " + std::to_string(positions->rows() - parts_.positionOffset) + " positions",
-        std::to_string(start + sequenceLength), "Use shorter sequences");
-  std::vector<float> position(hidden());
-  for (size_t t = 0; t < ids.size(); ++t) {
-    float* row = states + t * hidden();
-    parts_.embedding.read(size_t(ids[t]), row);
-    if (parts_.embeddingScale != 1.0f)
-      for (size_t i = 0; i < hidden(); ++i) row[i] *= parts_.embeddingScale;
-    if (!positions) continue;
-    const size_t index = start + t % sequenceLength + parts_.positionOffset;
-    readRow(positions->dtype(), positions->row(index), 0, hidden(), position.data());
-    for (size_t i = 0; i < hidden(); ++i) row[i] += position[i];
-  }
-  return Status::success();
-}
-
 Status DecoderModel::finalStates(const std::vector<int32_t>& ids, FloatBuffer& states, ThreadPool& pool,
                                  const CancelFlag& cancelled) const {
   float* x = states.reserve(ids.size() * hidden());
-  SLIM_RETURN_IF_ERROR(embed(ids, ids.size(), 0, x));
+  SLIM_RETURN_IF_ERROR(parts_.embedding.embed(ids, ids.size(), 0, x, pool, cancelled));
   BlockScratch scratch;
   for (const auto& block : parts_.blocks)
     SLIM_RETURN_IF_ERROR(block->forward(x, ids.size(), ids.size(), nullptr, scratch, pool, cancelled));
@@ -131,7 +90,7 @@ Status DecoderModel::logits(const std::vector<int32_t>& ids, float* out, ThreadP
 
 Status DecoderModel::tokenNll(const std::vector<int32_t>& ids, std::vector<float>& out, ThreadPool& pool,
                               const CancelFlag& cancelled) const {
-  SLIM_RETURN_IF_ERROR(checkIds(ids, 2));
+  SLIM_RETURN_IF_ERROR(parts_.embedding.checkIds(ids, 2));
   FloatBuffer states, tile;
   SLIM_RETURN_IF_ERROR(finalStates(ids, states, pool, cancelled));
   const size_t count = ids.size() - 1, most = std::min(count, logitTile(vocab()));
@@ -151,7 +110,7 @@ Status DecoderModel::tokenNll(const std::vector<int32_t>& ids, std::vector<float
 
 Status DecoderModel::compare(const DecoderModel& reference, const std::vector<int32_t>& ids, Comparison& out,
                              ThreadPool& pool, const CancelFlag& cancelled) const {
-  SLIM_RETURN_IF_ERROR(checkIds(ids, 2));
+  SLIM_RETURN_IF_ERROR(parts_.embedding.checkIds(ids, 2));
   if (reference.vocab() != vocab())
     return Status::invalidArgument("reference", "a model with " + std::to_string(vocab()) + " tokens",
                                    std::to_string(reference.vocab()));
@@ -191,12 +150,17 @@ Status DecoderModel::makeCache(size_t capacity, std::shared_ptr<KvCache>& out) c
   if (capacity == 0) return Status::invalidArgument("capacity", "at least one token", "0");
   std::vector<const BlockSpec*> specs;
   for (const auto& block : parts_.blocks) specs.push_back(&block->spec());
-  return KvCache::make(specs, capacity, out);
+  Status status = KvCache::make(specs, capacity, out);
+  if (!status.ok()) {
+    status.parameter = "capacity";
+    status.remedy = "Use a smaller cache";
+  }
+  return status;
 }
 
 Status DecoderModel::step(KvCache& cache, const std::vector<int32_t>& ids, float* logits, ThreadPool& pool,
                           const CancelFlag& cancelled) const {
-  SLIM_RETURN_IF_ERROR(checkIds(ids, 1));
+  SLIM_RETURN_IF_ERROR(parts_.embedding.checkIds(ids, 1));
   if (ids.size() > cache.capacity() - cache.length())
     return Status::invalidArgument("ids",
                                    "at most " + std::to_string(cache.capacity() - cache.length()) +
@@ -205,7 +169,7 @@ Status DecoderModel::step(KvCache& cache, const std::vector<int32_t>& ids, float
                                    std::to_string(ids.size()), "Make a cache with a larger capacity");
   FloatBuffer states;
   float* x = states.reserve(ids.size() * hidden());
-  SLIM_RETURN_IF_ERROR(embed(ids, ids.size(), cache.length(), x));
+  SLIM_RETURN_IF_ERROR(parts_.embedding.embed(ids, ids.size(), cache.length(), x, pool, cancelled));
   BlockScratch scratch;
   for (size_t i = 0; i < parts_.blocks.size(); ++i)
     SLIM_RETURN_IF_ERROR(

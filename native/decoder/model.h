@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "decoder/block.h"
+#include "decoder/embedding.h"
 #include "decoder/kv_cache.h"
 #include "decoder/linear.h"
 #include "decoder/norm.h"
@@ -12,10 +13,7 @@
 namespace slim {
 
 struct ModelParts {
-  Weight embedding;     // [vocab, hidden]
-  TensorPtr positions;  // learned positions [positions + offset, hidden], or null
-  size_t positionOffset = 0;
-  float embeddingScale = 1.0f;
+  Embedding embedding;
   std::vector<std::shared_ptr<DecoderBlock>> blocks;
   TensorPtr finalNormWeight, finalNormBias;  // null: none; of the kind of the blocks' norms
   Weight head;                               // [vocab, hidden]
@@ -31,11 +29,9 @@ class DecoderModel {
  public:
   static Status make(ModelParts parts, std::shared_ptr<DecoderModel>& out);
 
-  size_t vocab() const { return parts_.embedding.rows; }
-  size_t hidden() const { return parts_.embedding.cols; }
+  size_t vocab() const { return parts_.embedding.vocab(); }
+  size_t hidden() const { return parts_.embedding.hidden(); }
 
-  /// States [ids, hidden] of whole sequences, each from position `start` on.
-  Status embed(const std::vector<int32_t>& ids, size_t sequenceLength, size_t start, float* states) const;
   /// logits [ids, vocab] of one sequence.
   Status logits(const std::vector<int32_t>& ids, float* out, ThreadPool& pool,
                 const CancelFlag& cancelled) const;
@@ -57,7 +53,6 @@ class DecoderModel {
                      const CancelFlag& cancelled) const;
   /// logits [tokens, vocab] of final states, softcapped.
   void project(ThreadPool& pool, size_t tokens, const float* states, float* logits) const;
-  Status checkIds(const std::vector<int32_t>& ids, size_t least) const;
 
   ModelParts parts_;
   Norm finalNorm_;

@@ -98,6 +98,7 @@ Status allocateBits(const GroupedWeight& weight, const Samples& samples, const s
       softmax.logProbabilities(original.data() + t * rows, rows, original.data() + t * rows);
     });
     for (size_t i = 0; i < candidates; ++i) {
+      if (cancelled.load()) return Status::aborted();
       if (i > 0) {
         const Step& step = steps[i - 1];
         const size_t lowWidth = groups.width(step.low), width = lowWidth + groups.width(step.high);

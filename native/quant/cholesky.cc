@@ -60,8 +60,9 @@ struct DiagonalBlock {
 
 }  // namespace
 
-bool factorUpper(float* a, size_t n, ThreadPool& pool) {
+bool factorUpper(float* a, size_t n, ThreadPool& pool, const CancelFlag& cancelled) {
   for (size_t end = n; end > 0;) {
+    if (cancelled.load()) return false;
     const size_t begin = end > kBlock ? end - kBlock : 0, size = end - begin;
     DiagonalBlock block(a + begin * n + begin, n, size);
     if (!block.factor()) return false;
@@ -93,9 +94,9 @@ bool factorUpper(float* a, size_t n, ThreadPool& pool) {
   return true;
 }
 
-void invertUpper(float* p, size_t n, ThreadPool& pool) {
+void invertUpper(float* p, size_t n, ThreadPool& pool, const CancelFlag& cancelled) {
   std::vector<float> product(kBlock * n);
-  for (size_t end = n; end > 0;) {
+  for (size_t end = n; end > 0 && !cancelled.load();) {
     const size_t begin = end > kBlock ? end - kBlock : 0, size = end - begin, rest = n - end;
     DiagonalBlock block(p + begin * n + begin, n, size);
     block.invert();
@@ -151,11 +152,15 @@ Status factorInverse(const float* h, size_t n, float scale, Damping damping, Thr
       for (size_t j = i; j < n; ++j) row[j] = scale * h[i * n + j];
       row[i] = float((factor.dead[i] ? 1.0 : double(row[i])) + factor.damping * mean);
     }
-    if (!factorUpper(factor.upper.data(), n, pool)) continue;
-    invertUpper(factor.upper.data(), n, pool);
+    if (!factorUpper(factor.upper.data(), n, pool, cancelled)) continue;
+    invertUpper(factor.upper.data(), n, pool, cancelled);
+    if (cancelled.load()) return Status::aborted();
+    // The first λ of the salience is the equation's own, not 0.01 / mean · mean.
+    factor.lambda = damping == Damping::Salience && factor.damping == first ? 0.01 : factor.damping * mean;
     out = std::move(factor);
     return Status::success();
   }
+  if (cancelled.load()) return Status::aborted();
   return failure("The Hessian of " + std::to_string(n) +
                  " channels is not positive definite, even with its mean diagonal added to the diagonal");
 }

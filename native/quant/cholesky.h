@@ -12,11 +12,11 @@
 namespace slim {
 
 /// Replaces the upper triangle of a [n, n] (row-major) by P, A = P Pᵀ, and the rest by zeros. False: not
-/// positive definite (a pivot is not a positive finite number); `a` is then half done.
-bool factorUpper(float* a, size_t n, ThreadPool& pool);
+/// positive definite (a pivot is not a positive finite number), or cancelled; `a` is then half done.
+bool factorUpper(float* a, size_t n, ThreadPool& pool, const CancelFlag& cancelled);
 
-/// Replaces an upper triangular P (zeros below the diagonal) by its inverse.
-void invertUpper(float* p, size_t n, ThreadPool& pool);
+/// Replaces an upper triangular P (zeros below the diagonal) by its inverse; half of it when cancelled.
+void invertUpper(float* p, size_t n, ThreadPool& pool, const CancelFlag& cancelled);
 
 /// λ of the first try: the salience adds 0.01 to every diagonal element, GPTQ 1 % of their mean (METHODS:
 /// step 2).
@@ -25,7 +25,8 @@ enum class Damping { Salience, Gptq };
 struct InverseFactor {
   std::vector<float> upper;   // U, [n, n]
   std::vector<uint8_t> dead;  // [n] 1: H_jj = 0, the channel never fires; H_jj was set to 1
-  double damping = 0;         // λ that H could be factored with, as a share of the mean diagonal
+  double lambda = 0;          // λ that H could be factored with
+  double damping = 0;         // λ as a share of the mean diagonal
 };
 
 /// U of scale · h; reads the upper triangle of h [n, n]. When H + λI is not positive definite λ grows

@@ -1,9 +1,9 @@
 #include "quant/gptq.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "core/half.h"
+#include "core/stopwatch.h"
 #include "cpu/gemm.h"
 
 namespace slim {
@@ -13,11 +13,6 @@ namespace {
 // reads and writes the weights once for 512 columns, not once for every group (the GPTQ paper's lazy
 // batches).
 constexpr size_t kLazyColumns = 512;
-
-using Clock = std::chrono::steady_clock;
-double secondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Quantizes sixteen rows of a group column by column. With U: e_j = (w_j − q_j) / U_jj, then w_i −= e_j ·
 // U_ji for the columns i > j of the group. `u` is the group's diagonal block of U, nullptr without
@@ -44,7 +39,7 @@ Status quantizeGroups(std::vector<float>& w, size_t rows, const Groups& groups,
                       ThreadPool& pool, const CancelFlag& cancelled, GroupCodes& out,
                       QuantizationSeconds& seconds) {
   const size_t cols = groups.cols, count = groups.count();
-  const auto start = Clock::now();
+  const Stopwatch total;
   out.rows = rows;
   out.cols = cols;
   out.groupSize = groups.groupSize;
@@ -78,9 +73,9 @@ Status quantizeGroups(std::vector<float>& w, size_t rows, const Groups& groups,
       std::vector<float> lanes(width * kLanes), laneErrors(factor ? width * kLanes : 0);
       std::vector<uint8_t> codes(width * kLanes);
       loadLanes({w.data(), rows, groups}, g, firstRow, lanes.data());
-      const auto fitStart = Clock::now();
+      const Stopwatch fitting;
       GroupFit fit(quantizer, bits, lanes.data(), width);
-      fitSeconds[size_t(thread)] += secondsSince(fitStart);
+      fitSeconds[size_t(thread)] += fitting.seconds();
       fit.roundToStored();
       quantizeLanes(lanes.data(), width, fit, diagonalBlock, cols, codes.data(), laneErrors.data());
 
@@ -104,7 +99,7 @@ Status quantizeGroups(std::vector<float>& w, size_t rows, const Groups& groups,
     if (end == batchEnd) compensate(batch, batch, end, end, cols);
   }
   for (const double fit : fitSeconds) seconds.quantizer += fit / double(pool.threads());
-  seconds.compensation += secondsSince(start) - seconds.quantizer;
+  seconds.compensation += total.seconds() - seconds.quantizer;
   return Status::success();
 }
 

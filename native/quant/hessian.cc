@@ -22,7 +22,7 @@ void Hessian::add(const float* x, size_t tokens, size_t stride, size_t sequences
   sequences_ += sequences;
   mirrored_ = false;
   gptqFactor_.reset();
-  salienceDiagonal_.reset();
+  salienceFactor_.reset();
 }
 
 const float* Hessian::sum() const {
@@ -61,18 +61,20 @@ Status Hessian::gptqFactor(ThreadPool& pool, const CancelFlag& cancelled,
   return Status::success();
 }
 
-Status Hessian::salienceDiagonal(ThreadPool& pool, const CancelFlag& cancelled,
-                                 std::shared_ptr<const std::vector<float>>& out) const {
+Status Hessian::salienceFactor(ThreadPool& pool, const CancelFlag& cancelled,
+                               std::shared_ptr<const SalienceFactor>& out) const {
   std::lock_guard lock(derived_);
-  if (!salienceDiagonal_) {
+  if (!salienceFactor_) {
     InverseFactor factor;
     SLIM_RETURN_IF_ERROR(
         factorInverse(sum_.data(), size_, scale(), Damping::Salience, pool, cancelled, factor));
-    auto diagonal = std::make_shared<std::vector<float>>(size_);
-    for (size_t j = 0; j < size_; ++j) (*diagonal)[j] = factor.upper[j * size_ + j];
-    salienceDiagonal_ = std::move(diagonal);
+    auto kept = std::make_shared<SalienceFactor>();
+    kept->diagonal.resize(size_);
+    for (size_t j = 0; j < size_; ++j) kept->diagonal[j] = factor.upper[j * size_ + j];
+    kept->damping = factor.lambda;
+    salienceFactor_ = std::move(kept);
   }
-  out = salienceDiagonal_;
+  out = salienceFactor_;
   return Status::success();
 }
 

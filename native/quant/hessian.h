@@ -11,6 +11,12 @@
 
 namespace slim {
 
+/// What the salience reads of its factor.
+struct SalienceFactor {
+  std::vector<float> diagonal;  // U_jj
+  double damping;               // λ: 0.01, or more where that was not enough
+};
+
 class Hessian {
  public:
   /// `keepEvery`: every how many tokens a row of X is kept for the KL of SBA; 0 keeps none.
@@ -36,12 +42,12 @@ class Hessian {
   /// Sequences times the share of tokens that was kept: the N of sums over the kept rows.
   double sampledSequences() const { return double(sequences_) * double(sampleCount()) / double(tokens_); }
 
-  /// GPTQ's factor, and the diagonal of the salience's. Computed once for the layers that share the input (q,
-  /// k and v; gate and up); concurrent callers wait for the first.
+  /// GPTQ's factor, and what the salience needs of its own. Computed once for the layers that share the input
+  /// (q, k and v; gate and up); concurrent callers wait for the first.
   Status gptqFactor(ThreadPool& pool, const CancelFlag& cancelled,
                     std::shared_ptr<const InverseFactor>& out) const;
-  Status salienceDiagonal(ThreadPool& pool, const CancelFlag& cancelled,
-                          std::shared_ptr<const std::vector<float>>& out) const;
+  Status salienceFactor(ThreadPool& pool, const CancelFlag& cancelled,
+                        std::shared_ptr<const SalienceFactor>& out) const;
   /// [size] 1: H_jj = 0, the channel never fires.
   std::vector<uint8_t> deadChannels() const;
 
@@ -55,7 +61,7 @@ class Hessian {
   mutable std::mutex derived_;  // guards what is computed from the sum at first use
   mutable bool mirrored_ = false;
   mutable std::shared_ptr<const InverseFactor> gptqFactor_;
-  mutable std::shared_ptr<const std::vector<float>> salienceDiagonal_;
+  mutable std::shared_ptr<const SalienceFactor> salienceFactor_;
 };
 
 }  // namespace slim

@@ -7,6 +7,7 @@ namespace slim {
 
 /// ‖(W − Q) X‖ / ‖W X‖ = √(tr(ΔHΔᵀ) / tr(WHWᵀ)), Frobenius. w [rows, cols]; h [cols, cols] symmetric, H or
 /// any multiple of it. 0 when the original's outputs are all zero.
-double relativeOutputError(const float* w, const PackedMatrix& quantized, const float* h, ThreadPool& pool);
+Status relativeOutputError(const float* w, const PackedMatrix& quantized, const float* h, ThreadPool& pool,
+                           const CancelFlag& cancelled, double& out);
 
 }  // namespace slim

@@ -53,12 +53,6 @@ void decodeRow(const uint8_t* string, size_t bits, size_t start, size_t count, f
   for (j += whole * 8; j < end; ++j) *out++ = one(j);
 }
 
-float loadHalf(const uint8_t* p) {
-  uint16_t half;
-  std::memcpy(&half, p, 2);
-  return halfToFloat(half);
-}
-
 Status mismatch(const char* name, const std::string& expected, const std::string& received) {
   Status status = Status::error("SLIM_TENSOR_SHAPE", std::string("Expected ") + expected + " for " + name +
                                                          " but received " + received);
@@ -176,6 +170,10 @@ Status PackedMatrix::pack(const GroupCodes& codes, std::shared_ptr<PackedMatrix>
 
 size_t PackedMatrix::storedBytes() const {
   return qweight_->bytes() + groupBits_->bytes() + scales_->bytes() + qzeros_->bytes();
+}
+
+size_t PackedMatrix::heapBytes() const {
+  return qweight_->heapBytes() + groupBits_->heapBytes() + scales_->heapBytes() + qzeros_->heapBytes();
 }
 
 void PackedMatrix::read(size_t row, size_t start, size_t count, float* out) const {

@@ -17,8 +17,6 @@ struct GroupCodes {
   std::vector<uint16_t> scales;    // [groups, rows] float16
   std::vector<uint8_t> zeros;  // [groups, rows] integer zero points, 0 … 2^bits − 1 (unused by 1-bit groups)
   std::vector<uint16_t> means;  // [groups, rows] float16, of 1-bit groups alone
-
-  size_t groups() const { return groupBits.size(); }
 };
 
 /// Canonical layout. The groups lie one after the other in qweight; a group's rows lie one after the other; a
@@ -41,6 +39,7 @@ class PackedMatrix final : public RowReader {
   const TensorPtr& scales() const { return scales_; }        // F16 [groups, rows]
   const TensorPtr& qzeros() const { return qzeros_; }        // U8 [bytes]
   size_t storedBytes() const;
+  size_t heapBytes() const;  // as Tensor::heapBytes
 
   void read(size_t row, size_t start, size_t count, float* out) const override;
 

@@ -1,20 +1,12 @@
 #include "quant/quantize_linear.h"
 
-#include <chrono>
 #include <string>
 
+#include "core/stopwatch.h"
 #include "quant/output_error.h"
 #include "quant/salience.h"
 
 namespace slim {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-double secondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-}  // namespace
 
 Status checkGroupSize(size_t groupSize, size_t cols) {
   if (groupSize >= 1 && groupSize <= cols) return Status::success();
@@ -39,12 +31,14 @@ Status checkGroupBits(const std::vector<uint8_t>& groupBits, const Groups& group
   return Status::success();
 }
 
-Status loadWeight(const Tensor& weight, ThreadPool& pool, std::vector<float>& out) {
+Status loadWeight(const Tensor& weight, ThreadPool& pool, const CancelFlag& cancelled,
+                  std::vector<float>& out) {
   if (weight.shape().size() != 2 || weight.elements() == 0)
     return Status::invalidArgument("weight", "a matrix [rows, cols]",
                                    "a tensor of " + std::to_string(weight.shape().size()) +
                                        " dimensions and " + std::to_string(weight.elements()) + " elements");
-  const size_t index = findNonFinite(weight, pool);
+  size_t index;
+  SLIM_RETURN_IF_ERROR(findNonFinite(weight, pool, cancelled, index));
   if (index != weight.elements())
     return Status::error("SLIM_TENSOR_NON_FINITE", "The weight holds a NaN or an infinity at row " +
                                                        std::to_string(index / weight.cols()) + ", column " +
@@ -77,7 +71,7 @@ Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const Quanti
   SLIM_RETURN_IF_ERROR(checkGroupSize(options.groupSize, cols));
   const Groups groups{cols, options.groupSize};
   std::vector<float> w;
-  SLIM_RETURN_IF_ERROR(loadWeight(weight, pool, w));
+  SLIM_RETURN_IF_ERROR(loadWeight(weight, pool, cancelled, w));
   const std::vector<float> original = w;
   if (options.compensate || options.allocation == Allocation::Sba)
     clearDeadChannels(w, hessian.deadChannels());
@@ -89,35 +83,34 @@ Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const Quanti
     out.groupBits = options.groupBits;
   }
   if (options.allocation == Allocation::Sba) {
-    const auto factorStart = Clock::now();
-    std::shared_ptr<const std::vector<float>> diagonal;
-    SLIM_RETURN_IF_ERROR(hessian.salienceDiagonal(pool, cancelled, diagonal));
-    out.factorSeconds += secondsSince(factorStart);
-    const auto start = Clock::now();
-    out.salience = groupSalience(grouped, diagonal->data(), pool);
+    const Stopwatch factoring;
+    std::shared_ptr<const SalienceFactor> factor;
+    SLIM_RETURN_IF_ERROR(hessian.salienceFactor(pool, cancelled, factor));
+    out.salienceDamping = factor->damping;
+    out.factorSeconds += factoring.seconds();
+    const Stopwatch stopwatch;
+    out.salience = groupSalience(grouped, factor->diagonal.data(), pool);
     const Samples samples{hessian.samples().data(), hessian.sampleCount(), hessian.sampledSequences()};
     BitAllocation allocation;
     SLIM_RETURN_IF_ERROR(
         allocateBits(grouped, samples, out.salience, options.bits, pool, cancelled, allocation));
     out.groupBits = std::move(allocation.groupBits);
     out.kl = std::move(allocation.kl);
-    out.allocationSeconds = secondsSince(start);
+    out.allocationSeconds = stopwatch.seconds();
   }
 
   std::shared_ptr<const InverseFactor> factor;
   if (options.compensate) {
-    const auto start = Clock::now();
+    const Stopwatch stopwatch;
     SLIM_RETURN_IF_ERROR(hessian.gptqFactor(pool, cancelled, factor));
-    out.factorSeconds += secondsSince(start);
+    out.factorSeconds += stopwatch.seconds();
     out.damping = factor->damping;
   }
   GroupCodes codes;
   SLIM_RETURN_IF_ERROR(quantizeGroups(w, rows, groups, out.groupBits, options.quantizer, factor.get(), pool,
                                       cancelled, codes, out.seconds));
   SLIM_RETURN_IF_ERROR(PackedMatrix::pack(codes, out.packed));
-  if (cancelled.load()) return Status::aborted();
-  out.relativeError = relativeOutputError(original.data(), *out.packed, hessian.sum(), pool);
-  return Status::success();
+  return relativeOutputError(original.data(), *out.packed, hessian.sum(), pool, cancelled, out.relativeError);
 }
 
 }  // namespace slim

@@ -1,6 +1,5 @@
 // The whole step for one linear layer: Hessian and weight to packed matrix.
 #pragma once
-#include <optional>
 #include <vector>
 
 #include "core/status.h"
@@ -23,7 +22,8 @@ struct QuantizedLinear {
   std::shared_ptr<PackedMatrix> packed;
   std::vector<uint8_t> groupBits;
   double relativeError = 0;
-  double damping = 0;            // share of the mean diagonal, of GPTQ's factor
+  double damping = 0;            // of GPTQ's factor, as a share of the mean diagonal
+  double salienceDamping = 0;    // of the salience's factor, λ itself; 0: SBA did not ask
   std::vector<double> kl;        // of SBA's candidates
   std::vector<double> salience;  // of the groups, if SBA asked
   double factorSeconds = 0, allocationSeconds = 0;
@@ -35,7 +35,8 @@ Status checkGroupSize(size_t groupSize, size_t cols);
 /// One width of 1 … 8 for every group.
 Status checkGroupBits(const std::vector<uint8_t>& groupBits, const Groups& groups);
 /// A weight as finite float32, a copy.
-Status loadWeight(const Tensor& weight, ThreadPool& pool, std::vector<float>& out);
+Status loadWeight(const Tensor& weight, ThreadPool& pool, const CancelFlag& cancelled,
+                  std::vector<float>& out);
 /// Zeros the columns of channels that never fire: nothing in the calibration says what they should be, and
 /// they must not widen a group's range.
 void clearDeadChannels(std::vector<float>& w, const std::vector<uint8_t>& dead);

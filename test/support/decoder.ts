@@ -6,6 +6,7 @@ import { type DecoderBlockSpec, type DecoderSpec, decoderSpec } from '../../lib/
 import {
   addon,
   type BlockWeights,
+  type EmbeddingParts,
   type FloatDType,
   type NativeDecoderBlock,
   type NativeDecoderModel,
@@ -51,6 +52,7 @@ export function blockWeights(block: DecoderBlockSpec, tensor: TensorSource): Blo
 
 export interface LoadedDecoder {
   spec: DecoderSpec
+  embedding: EmbeddingParts
   blocks: NativeDecoderBlock[]
   model: NativeDecoderModel
 }
@@ -59,12 +61,15 @@ export function buildDecoder(spec: DecoderSpec, tensor: TensorSource): LoadedDec
   const { DecoderBlock, DecoderModel } = addon()
   const blocks = spec.blocks.map((block) => new DecoderBlock(block.spec, blockWeights(block, tensor)))
   const { positions, finalNorm } = spec
-  const model = new DecoderModel({
+  const embedding: EmbeddingParts = {
     embedding: tensor(`${spec.embedding.name}.weight`),
     positions: positions
       ? { weight: tensor(`${positions.name}.weight`), offset: positions.offset }
       : undefined,
     embeddingScale: spec.embedding.scale,
+  }
+  const model = new DecoderModel({
+    ...embedding,
     blocks,
     finalNorm: finalNorm
       ? {
@@ -75,7 +80,7 @@ export function buildDecoder(spec: DecoderSpec, tensor: TensorSource): LoadedDec
     head: tensor(`${spec.head.name}.weight`),
     logitSoftcap: spec.logitSoftcap,
   })
-  return { spec, blocks, model }
+  return { spec, embedding, blocks, model }
 }
 
 /** A fixture's model, its weights (not its norms) in another dtype if one is given. */

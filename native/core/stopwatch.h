@@ -1,0 +1,16 @@
+// Wall seconds of the steps that are reported.
+#pragma once
+#include <chrono>
+
+namespace slim {
+
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
+
+}  // namespace slim

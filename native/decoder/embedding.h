@@ -1,0 +1,27 @@
+// Token embeddings, scaled, with learned positions: the states before the first block.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "decoder/linear.h"
+
+namespace slim {
+
+struct Embedding {
+  Weight table;         // [vocab, hidden]
+  TensorPtr positions;  // learned positions [positions + offset, hidden], or null
+  size_t positionOffset = 0;
+  float scale = 1.0f;
+
+  size_t vocab() const { return table.rows; }
+  size_t hidden() const { return table.cols; }
+
+  Status check() const;
+  /// At least so many ids, all in the vocabulary.
+  Status checkIds(const std::vector<int32_t>& ids, size_t least) const;
+  /// States [ids, hidden] of whole sequences, each from position `start` on.
+  Status embed(const std::vector<int32_t>& ids, size_t sequenceLength, size_t start, float* states,
+               ThreadPool& pool, const CancelFlag& cancelled) const;
+};
+
+}  // namespace slim
