@@ -7,10 +7,10 @@
 
 namespace slim::addon {
 
-void registerGemm(Napi::Env env, Napi::Object exports);     // gemm_functions.cc
+void registerGemm(Napi::Object exports);                    // gemm_functions.cc
 void registerHessian(Napi::Env env, Napi::Object exports);  // hessian_object.cc
 void registerPacked(Napi::Env env, Napi::Object exports);   // packed_object.cc
-void registerQuant(Napi::Env env, Napi::Object exports);    // quant_functions.cc
+void registerQuant(Napi::Object exports);                   // quant_functions.cc
 void registerDecoder(Napi::Env env, Napi::Object exports);  // decoder_object.cc
 
 // setErrorFactory((code, message, details) => Error)
@@ -24,10 +24,10 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new AddonData());
   exportFunction<setErrorFactory>(exports, "setErrorFactory");
   TensorObject::registerAll(env, exports);
-  registerGemm(env, exports);
+  registerGemm(exports);
   registerHessian(env, exports);
   registerPacked(env, exports);
-  registerQuant(env, exports);
+  registerQuant(exports);
   registerDecoder(env, exports);
   return exports;
 }

@@ -156,7 +156,7 @@ Napi::Value chooseInstructionSet(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-void registerGemm(Napi::Env env, Napi::Object exports) {
+void registerGemm(Napi::Object exports) {
   exportFunction<matmul>(exports, "matmul");
   exportFunction<gemmCase>(exports, "gemmCase");
   exportFunction<instructionSet>(exports, "instructionSet");

@@ -4,6 +4,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "addon/native_object.h"
 #include "addon/tensor_object.h"
 
 namespace slim::addon {
@@ -29,18 +30,24 @@ class Worker : public Napi::AsyncWorker {
     }
     work_ = nullptr;  // let go of the inputs here: unmapping them can take long
   }
+  // When a worker thread is terminated, every call into it fails, and there is nobody left to tell.
   void OnOK() override {
-    if (!status_.ok()) return deferred.Reject(toError(Env(), status_).Value());
     try {
-      deferred.Resolve(finish_(Env()));
-    } catch (const Napi::Error& e) {
-      deferred.Reject(e.Value());
-    } catch (const std::exception& e) {
-      deferred.Reject(toError(Env(), toStatus(e)).Value());
+      settle();
+    } catch (const Napi::Error&) {
     }
   }
 
  private:
+  void settle() {
+    if (!status_.ok()) return deferred.Reject(toError(Env(), status_).Value());
+    try {
+      deferred.Resolve(guarded(Env(), [this] { return finish_(Env()); }));
+    } catch (const Napi::Error& error) {
+      deferred.Reject(error.Value());
+    }
+  }
+
   Work work_;
   Finish finish_;
   std::shared_ptr<CancelFlag> cancelled_;

@@ -259,7 +259,7 @@ Napi::Value gptqStep(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-void registerQuant(Napi::Env env, Napi::Object exports) {
+void registerQuant(Napi::Object exports) {
   exportFunction<quantizeLinearStep>(exports, "quantizeLinear");
   exportFunction<groupSalienceStep>(exports, "groupSalience");
   exportFunction<inverseFactorStep>(exports, "inverseFactor");

@@ -156,3 +156,23 @@ describe('convertTensor', () => {
     },
   )
 })
+
+describe('unpermuteRotaryRows', () => {
+  it.each(['F32', 'Q8_0'] as const)('brings interleaved rows of %s back to halves', async (dtype) => {
+    const [heads, half, cols] = [3, 4, 32]
+    const rowBytes = dtype === 'F32' ? cols * 4 : 34
+    const bytes = Uint8Array.from({ length: heads * 2 * half * rowBytes }, (_, i) => (i * 2654435761) >>> 13)
+    const tensor = native.tensorFrom(bytes, dtype, [heads * 2 * half, cols])
+    const expected = new Uint8Array(bytes.length)
+    for (let h = 0; h < heads; h++)
+      for (let i = 0; i < half; i++)
+        for (let j = 0; j < 2; j++) {
+          const from = (h * half + i) * 2 + j
+          const row = bytes.subarray(from * rowBytes, (from + 1) * rowBytes)
+          expected.set(row, ((h * 2 + j) * half + i) * rowBytes)
+        }
+    for (const threads of [1, 2])
+      expect((await run(native.unpermuteRotaryRows(tensor, heads, threads))).toBytes()).toEqual(expected)
+    await expect(run(native.unpermuteRotaryRows(tensor, 5, 1))).rejects.toMatchObject({ parameter: 'heads' })
+  })
+})

@@ -1,6 +1,5 @@
 /** Programs that load the addon by themselves: other processes, with limits, and worker threads. */
 import { execFileSync, spawnSync } from 'node:child_process'
-import { Worker } from 'node:worker_threads'
 import { packageRoot } from '../../lib/native/addon.js'
 
 /** `native` is the addon, whose errors are of a class of this environment. */
@@ -33,10 +32,10 @@ export function runChild<T>(body: string, env: Record<string, string> = {}): T {
   return JSON.parse(stdout) as T
 }
 
-/** A worker thread; `post` sends to this one. */
-export function startWorker(body: string): Worker {
+/** The source of a worker thread with the same `native`; `post` sends to its parent. */
+export function workerSource(body: string): string {
   const post = "const post = (v) => require('node:worker_threads').parentPort.postMessage(v)"
-  return new Worker(`${PRELUDE};${post};(async () => {${body}})()`, { eval: true })
+  return `${PRELUDE};${post};(async () => {${body}})()`
 }
 
 export function hasProgram(name: string): boolean {

@@ -40,6 +40,7 @@ describe('quantizeLinear', () => {
     const expected = norm(w.map((v, i) => v - q[i]!)) / norm(w)
     expect(Math.abs(result.relativeError / expected - 1)).toBeLessThan(1e-4)
     expect(result.damping).toBe(choice.compensation === 'gptq' ? 0.01 : 0)
+    expect(result.salienceDamping).toBe(choice.allocation === 'sba' ? 0.01 : 0)
     expect(result.groupBits).toEqual(result.packed.groupBits().toBytes())
     const searched = choice.allocation === 'sba'
     expect(result.kl?.length ?? null).toBe(searched ? 3 : null)
@@ -65,6 +66,14 @@ describe('quantizeLinear', () => {
     whole.kl!.forEach((value, i) => void expect(value).toBeCloseTo((allocation.kl[i]! * 400) / 134, 6))
     const packed = await run(native.gptq(weight, h, allocation.groupBits, slim, 2))
     expect(unpack(whole.packed)).toEqual(unpack(packed))
+  })
+
+  it('says when the damping of the salience had to grow', async () => {
+    // One direction alone, of channels that differ by 1e4: without more than 0.01, rounding makes pivots negative.
+    const rankOne = (x: Float32Array) => x.map((_, i) => x[i - (i % 130)]! * (i % 130 ? 3e4 : 1e4))
+    const hessian = await randomHessian(130, 400, rankOne)
+    const { salienceDamping } = await run(native.quantizeLinear(matrix(8, 130), hessian, slim, 2))
+    expect(salienceDamping).toBeGreaterThan(0.05)
   })
 
   it('gives the same bytes with one thread and two', async () => {

@@ -122,6 +122,11 @@ describe('groups that are hard to divide by', () => {
     ['a negative constant', () => -3],
     ['tiny weights', (i) => ((i % 7) - 3) * 1e-12],
     ['denormal weights', (i) => ((i % 7) - 3) * 1e-41],
+    ['the least weights', (i) => ((i % 3) - 1) * 1.5e-45],
+    ['weights of 1e-42', (i) => ((i % 7) - 3) * 1e-42],
+    ['weights of 1e-30', (i) => ((i % 7) - 3) * 1e-30],
+    ['tiny, of many magnitudes', (i) => (i % 2 ? -1 : 1) * 10 ** (-26 - (i % 19))],
+    ['the greatest weights', (i) => ((i % 3) - 1) * 3.4e38],
     ['huge weights', (i) => ((i % 7) - 3) * 1e7],
     ['one outlier', (i) => (i === 5 ? 1000 : 1e-3)],
   ]
@@ -137,6 +142,8 @@ describe('groups that are hard to divide by', () => {
         const q = dequantizeParts(parts)
         expect(q.every(Number.isFinite)).toBe(true)
         if (bits > 1) expect(parts.scales.every((scale) => scale > 0)).toBe(true)
+        if (bits > 1) expect(parts.offsets.every((zero) => zero >= 0 && zero < 2 ** bits)).toBe(true)
+        if (/least|1e-|tiny/.test(name)) q.forEach((v) => void expect(Math.abs(v)).toBeLessThan(2 ** -24))
         if (name === 'zeros') {
           expect(q.every((v) => v === 0)).toBe(true)
           // All candidates lose nothing: the first one, the whole range [−1, 1], wins.
