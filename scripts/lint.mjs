@@ -9,7 +9,7 @@ const npmBin = (command) => path.join('node_modules', '.bin', command)
 const run = (command, args) => spawnSync(command, args, { stdio: 'inherit' })
 const sources = readdirSync('native', { recursive: true })
   .map((name) => path.join('native', name))
-  .filter((name) => /\.(cc|h|cu|cuh)$/.test(name))
+  .filter((name) => /\.(cc|h|inl|cu|cuh)$/.test(name))
 
 function cppcheck() {
   const result = run('cppcheck', [

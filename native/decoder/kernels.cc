@@ -4,10 +4,10 @@
 
 namespace slim {
 
-extern const DecoderKernels kPortableKernels;  // kernels_portable.cc
+extern const DecoderKernels kPortableKernels;  // cpu/vector_kernels_portable.cc
 #if defined(__x86_64__)
-extern const DecoderKernels kAvx2Kernels;    // kernels_avx2.cc
-extern const DecoderKernels kAvx512Kernels;  // kernels_avx512.cc
+extern const DecoderKernels kAvx2Kernels;    // cpu/vector_kernels_avx2.cc
+extern const DecoderKernels kAvx512Kernels;  // cpu/vector_kernels_avx512.cc
 #endif
 
 const DecoderKernels& decoderKernels() {

@@ -1,4 +1,4 @@
-// The vector kernels of the decoder, one set for each instruction set, chosen at run time.
+// The vector kernels of the decoder (cpu/*.inl), one set for each instruction set, chosen at run time.
 #pragma once
 #include <cstddef>
 
@@ -24,7 +24,7 @@ struct AttentionTile {
 };
 
 struct DecoderKernels {
-  // In place on n floats. exp saturates at e^88.37 and is 0 below e^-87.33.
+  // In place on n floats. exp saturates at e^88.37 and is 0 below e^-87.68.
   void (*exp)(float* x, size_t n);
   void (*tanh)(float* x, size_t n);
   void (*silu)(float* x, size_t n);      // x / (1 + e^-x)

@@ -44,8 +44,8 @@ void searchScalePortable(const float* weights, size_t width, const float* lo, co
 
 ScaleSearch scaleSearch(InstructionSet set) {
 #if defined(__x86_64__)
-  if (set == InstructionSet::Avx512) return searchScaleAvx512;
-  if (set == InstructionSet::Avx2) return searchScaleAvx2;
+  if (set == InstructionSet::Avx512) return kScaleSearchAvx512;
+  if (set == InstructionSet::Avx2) return kScaleSearchAvx2;
 #endif
   (void)set;
   return searchScalePortable;

@@ -35,10 +35,7 @@ ScaleSearch scaleSearch(InstructionSet set = activeInstructionSet());
 void searchScalePortable(const float* weights, size_t width, const float* lo, const float* hi, int maxCode,
                          float* scale, float* zero);
 #if defined(__x86_64__)
-void searchScaleAvx2(const float* weights, size_t width, const float* lo, const float* hi, int maxCode,
-                     float* scale, float* zero);
-void searchScaleAvx512(const float* weights, size_t width, const float* lo, const float* hi, int maxCode,
-                       float* scale, float* zero);
+extern const ScaleSearch kScaleSearchAvx2, kScaleSearchAvx512;  // cpu/scale_search.inl
 #endif
 
 }  // namespace slim

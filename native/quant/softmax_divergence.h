@@ -25,7 +25,7 @@ const SoftmaxKernels& softmaxKernels(InstructionSet set = activeInstructionSet()
 
 extern const SoftmaxKernels kSoftmaxPortable;  // the oracle
 #if defined(__x86_64__)
-extern const SoftmaxKernels kSoftmaxAvx2, kSoftmaxAvx512;
+extern const SoftmaxKernels kSoftmaxAvx2, kSoftmaxAvx512;  // cpu/softmax.inl
 #endif
 
 }  // namespace slim

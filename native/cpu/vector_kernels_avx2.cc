@@ -1,0 +1,44 @@
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "decoder/kernels.h"
+#include "decoder/kv_cache.h"
+#include "quant/scale_search.h"
+#include "quant/softmax_divergence.h"
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+namespace slim {
+namespace {
+
+constexpr size_t kVectorLanes = 8;
+// 12 accumulators, 2 vectors of B and a broadcast: 15 of 16 registers.
+constexpr size_t kRegisterRows = 6, kRegisterVectors = 2;
+typedef float Vector __attribute__((vector_size(32)));
+inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+
+#include "cpu/attention_tile.inl"
+
+inline Vector exponent(Vector x) { return __builtin_convertvector((IntVector(x) >> 23) - 127, Vector); }
+inline Vector mantissa(Vector x) { return Vector((IntVector(x) & 0x7fffff) | 0x3f800000); }
+
+#include "cpu/scale_search.inl"
+
+}  // namespace
+
+extern const DecoderKernels kAvx2Kernels;
+const DecoderKernels kAvx2Kernels = {mapInPlace<exp>,  mapInPlace<tanh>,     mapInPlace<silu>,
+                                     mapInPlace<gelu>, mapInPlace<geluTanh>, maximum,
+                                     sumExp,           sumExpDifference,     attend};
+const SoftmaxKernels kSoftmaxAvx2 = {logProbabilities, divergence};
+const ScaleSearch kScaleSearchAvx2 = searchScale;
+
+}  // namespace slim
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,48 @@
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "decoder/kernels.h"
+#include "decoder/kv_cache.h"
+#include "quant/scale_search.h"
+#include "quant/softmax_divergence.h"
+
+#pragma GCC push_options
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // of GCC 12's own avx512fintrin.h (GCC bug 105593)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC target("avx2,fma,avx512f,avx512dq")
+namespace slim {
+namespace {
+
+constexpr size_t kVectorLanes = 16;
+// 24 accumulators, 4 vectors of B and a broadcast: 29 of 32 registers.
+constexpr size_t kRegisterRows = 6, kRegisterVectors = 4;
+typedef float Vector __attribute__((vector_size(64)));
+inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+
+#include "cpu/attention_tile.inl"
+
+inline Vector exponent(Vector x) { return _mm512_getexp_ps(x); }
+inline Vector mantissa(Vector x) { return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
+
+#include "cpu/scale_search.inl"
+
+}  // namespace
+
+extern const DecoderKernels kAvx512Kernels;
+const DecoderKernels kAvx512Kernels = {mapInPlace<exp>,  mapInPlace<tanh>,     mapInPlace<silu>,
+                                       mapInPlace<gelu>, mapInPlace<geluTanh>, maximum,
+                                       sumExp,           sumExpDifference,     attend};
+const SoftmaxKernels kSoftmaxAvx512 = {logProbabilities, divergence};
+const ScaleSearch kScaleSearchAvx512 = searchScale;
+
+}  // namespace slim
+#pragma GCC diagnostic pop
+#pragma GCC pop_options
+#endif
