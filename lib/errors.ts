@@ -91,7 +91,9 @@ export class SlimError extends Error {
         ...details,
       })
     const ours = code === undefined ? undefined : FILE_SYSTEM_CODES[code]
-    return ours ? new SlimError(ours, error.message, { file: path, cause: error, ...details }) : error
+    return ours
+      ? new SlimError(ours, error.message, { ...details, cause: error, file: path ?? details.file })
+      : error
   }
 }
 

@@ -35,7 +35,7 @@ async function reading<T>(file: string, action: () => Promise<T>): Promise<T> {
   }
 }
 
-async function writing<T>(file: string, action: () => Promise<T>): Promise<T> {
+export async function writing<T>(file: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action()
   } catch (error) {
@@ -133,6 +133,18 @@ export async function hashFiles(
   return hash
 }
 
+/** SHA-256 of a file's bytes, in hexadecimal. */
+export async function hashFile(file: string): Promise<string> {
+  const hash = createHash('sha256')
+  const { size } = await reading(file, () => stat(file))
+  for await (const chunk of readRange(file, 0, size)) hash.update(chunk)
+  return hash.digest('hex')
+}
+
+export async function makeFolder(folder: string): Promise<void> {
+  await writing(folder, () => mkdir(folder, { recursive: true }))
+}
+
 /** Makes a rename or a new entry in the directory survive a power failure. */
 export async function syncDirectory(directory: string): Promise<void> {
   // Windows has no such call: opening a directory fails there.
@@ -146,6 +158,8 @@ export async function syncDirectory(directory: string): Promise<void> {
 }
 
 const temporaryName = (file: string) => `${file}.partial-${randomBytes(6).toString('hex')}`
+/** Names that a killed write leaves behind. */
+export const TEMPORARY_NAME = /\.partial-[0-9a-f]{12}$/
 
 /**
  * Runs `fill` on a new file beside `file`, then renames it to `file`. Until the rename nothing is visible under the

@@ -17,10 +17,14 @@ function check(what, value, low, high) {
   console.log(`${holds ? 'ok    ' : 'FAILED'} ${what}: ${value.toFixed(3)}, bounds ${low} to ${high}`)
 }
 
-async function perplexity(model) {
-  await using loaded = await loadModel(model)
-  return (await evaluatePerplexity(loaded, { file: text('wiki.test.raw'), seqLen: 512, maxTokens: 16_384 }))
-    .perplexity
+async function perplexity(source) {
+  const model = await loadModel(source)
+  try {
+    return (await evaluatePerplexity(model, { file: text('wiki.test.raw'), seqLen: 512, maxTokens: 16_384 }))
+      .perplexity
+  } finally {
+    await model.dispose()
+  }
 }
 
 const make = (name, bits, method) =>
@@ -35,15 +39,24 @@ const make = (name, bits, method) =>
 try {
   // PyTorch gives 28.52.
   check('perplexity of the original', await perplexity(source), 28.46, 28.58)
+  // Measured: 87.6, 77.0, 992 (AVX-512). Rounding order alone moves 3 bits by some 4 %, 2 bits by far more.
+  const measured = {}
   for (const [name, bits, method, low, high] of [
-    ['3-bit GPTQ', 3, 'gptq', 55, 110],
-    ['3-bit SliM-LLM', 3, 'slim-paper', 50, 95],
-    ['2-bit SliM-LLM', 2, 'slim-paper', 200, 1500],
+    ['3-bit GPTQ', 3, 'gptq', 78, 97],
+    ['3-bit SliM-LLM', 3, 'slim-paper', 69, 85],
+    ['2-bit SliM-LLM', 2, 'slim-paper', 500, 1800],
   ]) {
     const report = await make(name, bits, method)
     check(`${name}, stored bits a weight`, report.storedBitsPerWeight, bits + 0.28, bits + 0.36)
-    check(`${name}, perplexity`, await perplexity(report.output), low, high)
+    measured[name] = await perplexity(report.output)
+    check(`${name}, perplexity`, measured[name], low, high)
   }
+  check(
+    '3-bit SliM-LLM over GPTQ, ratio of perplexities',
+    measured['3-bit SliM-LLM'] / measured['3-bit GPTQ'],
+    0.5,
+    1,
+  )
 } finally {
   rmSync(folder, { recursive: true, force: true })
 }

@@ -12,6 +12,24 @@ import { FLOAT_DTYPES, NATIVE_DTYPES, requireDtype, requireShape, type TensorInf
 export const SINGLE_FILE = 'model.safetensors'
 export const INDEX_FILE = 'model.safetensors.index.json'
 
+/** "model-00002-of-00031.safetensors" is shard 1 (from 0) of 31. */
+export function shardName(index: number, shards: number): string {
+  const number = (n: number) => String(n).padStart(5, '0')
+  return `model-${number(index + 1)}-of-${number(shards)}.safetensors`
+}
+
+/** The content of INDEX_FILE. */
+export function shardIndex(
+  shards: readonly { shard: string; tensors: readonly string[]; tensorBytes: number }[],
+) {
+  return {
+    metadata: { total_size: shards.reduce((sum, { tensorBytes }) => sum + tensorBytes, 0) },
+    weight_map: Object.fromEntries(
+      shards.flatMap(({ shard, tensors }) => tensors.map((name) => [name, shard])),
+    ),
+  }
+}
+
 const AUXILIARY_FILES = [
   'tokenizer.json',
   'tokenizer_config.json',

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { SlimError } from '../errors.js'
 import { readFile, withAtomicFolder } from '../files.js'
 import type { Checkpoint } from './checkpoint.js'
-import { INDEX_FILE, SINGLE_FILE } from './huggingface.js'
+import { INDEX_FILE, SINGLE_FILE, shardIndex, shardName } from './huggingface.js'
 import { safetensorsBytes } from './safetensors.js'
 import { writeSafetensors } from './safetensors_writer.js'
 import type { TensorInfo } from './tensor_info.js'
@@ -40,10 +40,7 @@ async function writeWeights(
   signal?: AbortSignal,
 ): Promise<void> {
   const shards = splitIntoShards([...checkpoint.tensors.values()], maxShardBytes)
-  const nameOf = (i: number) =>
-    shards.length === 1
-      ? SINGLE_FILE
-      : `model-${String(i + 1).padStart(5, '0')}-of-${String(shards.length).padStart(5, '0')}.safetensors`
+  const nameOf = (i: number) => (shards.length === 1 ? SINGLE_FILE : shardName(i, shards.length))
   for (const [i, infos] of shards.entries()) {
     const entries = infos.map(({ name, dtype, shape }) => ({
       name,
@@ -58,11 +55,13 @@ async function writeWeights(
     await writeSafetensors(path.join(directory, nameOf(i)), entries)
   }
   if (shards.length === 1) return
-  const totalSize = shards.flat().reduce((sum, { dtype, shape }) => sum + safetensorsBytes(dtype, shape), 0)
-  const weightMap = Object.fromEntries(
-    shards.flatMap((infos, i) => infos.map(({ name }) => [name, nameOf(i)])),
+  const index = shardIndex(
+    shards.map((infos, i) => ({
+      shard: nameOf(i),
+      tensors: infos.map((info) => info.name),
+      tensorBytes: infos.reduce((sum, { dtype, shape }) => sum + safetensorsBytes(dtype, shape), 0),
+    })),
   )
-  const index = { metadata: { total_size: totalSize }, weight_map: weightMap }
   await writeFile(path.join(directory, INDEX_FILE), `${JSON.stringify(index, null, 2)}\n`, { flush: true })
 }
 

@@ -17,21 +17,28 @@ export function packedEntries(module: string, packed: NativePackedMatrix): Safet
   )
 }
 
-/** All tensors of a block: linear layers, packed or kept, their biases, and the norms. */
+/** The tensors of a block that are not packed: kept layers, biases and norms. */
+export function denseTensors(
+  block: DecoderBlockSpec,
+  { linears, norms }: BlockWeights,
+): { name: string; tensor: NativeTensor }[] {
+  const modules = [
+    ...block.linears.map(({ role, name }) => ({ name, ...linears[role]! })),
+    ...block.norms.map(({ role, name }) => ({ name, ...norms[role]! })),
+  ]
+  return modules.flatMap(({ name, weight, bias }) => [
+    ...('qweight' in weight ? [] : [{ name: `${name}.weight`, tensor: weight }]),
+    ...(bias ? [{ name: `${name}.bias`, tensor: bias }] : []),
+  ])
+}
+
+/** All tensors of a block: the packed layers, then the rest. */
 export function blockEntries(block: DecoderBlockSpec, weights: BlockWeights): SafetensorsEntry[] {
-  const entries: SafetensorsEntry[] = []
-  for (const { role, name } of block.linears) {
-    const { weight, bias } = weights.linears[role]!
-    if ('qweight' in weight) entries.push(...packedEntries(name, weight))
-    else entries.push(denseEntry(`${name}.weight`, weight))
-    if (bias) entries.push(denseEntry(`${name}.bias`, bias))
-  }
-  for (const { role, name } of block.norms) {
-    const { weight, bias } = weights.norms[role]!
-    entries.push(denseEntry(`${name}.weight`, weight))
-    if (bias) entries.push(denseEntry(`${name}.bias`, bias))
-  }
-  return entries
+  const packed = block.linears.flatMap(({ role, name }) => {
+    const { weight } = weights.linears[role]!
+    return 'qweight' in weight ? packedEntries(name, weight) : []
+  })
+  return [...packed, ...denseTensors(block, weights).map(({ name, tensor }) => denseEntry(name, tensor))]
 }
 
 export function layerReport(

@@ -38,6 +38,8 @@ export interface Manifest {
   format: 'slimllm'
   formatVersion: number
   slimllmVersion: string
+  /** Of the machine that made it: other kernels round differently. */
+  instructionSet: string
   source: { modelType: string; sha256: string }
   settings: {
     method: Method

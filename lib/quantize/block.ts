@@ -15,7 +15,7 @@ import { layerReport } from '../packed/entries.js'
 import type { LayerReport } from '../packed/manifest.js'
 import type { Recipe } from './options.js'
 import type { LayerPlan } from './plan.js'
-import { PHASES, type Seconds, timed } from './seconds.js'
+import { PHASES, type Seconds, secondsSince, timed } from './seconds.js'
 
 export type Hessians = Partial<Record<TapName, NativeHessian>>
 
@@ -73,7 +73,8 @@ export async function quantizeBlock(
       ? quantizeLayer(weight, layer, hessians[tap]!, context, seconds)
       : fitLayer(weight, layer, context))
     linear.weight = result.packed
-    seconds.layers[name] = (performance.now() - started) / 1000
+    weight.dispose()
+    seconds.layers[name] = secondsSince(started)
     layers.push(layerReport(name, result.packed, result))
   }
   for (const hessian of Object.values(hessians ?? {})) hessian.dispose()

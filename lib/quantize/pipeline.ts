@@ -1,5 +1,6 @@
 /** quantize(): block after block, each calibrated on the states that the already quantized blocks before it give. */
 import { createHash } from 'node:crypto'
+import path from 'node:path'
 import { decoderSpec } from '../architecture/index.js'
 import type { DecoderBlockSpec, DecoderSpec } from '../architecture/spec.js'
 import { type CalibrationSamples, sampleWindows } from '../calibration/samples.js'
@@ -13,16 +14,17 @@ import { checkDevice, checkThreads } from '../native/device.js'
 import {
   blockEntries,
   denseEntry,
+  denseTensors,
   layerReport,
   meanCodeBits,
   packedEntries,
   storedBitsPerWeight,
 } from '../packed/entries.js'
 import { FORMAT_VERSION, type LayerReport, type Manifest } from '../packed/manifest.js'
-import { PackedFolderWriter } from '../packed/writer.js'
+import { checkOutput, PackedFolderWriter } from '../packed/writer.js'
 import { buildDecoder } from '../runtime/model.js'
 import { loadTokenizer } from '../runtime/tokenizer.js'
-import { loadBlockWeights, type QuantizationConfig } from '../runtime/weights.js'
+import { disposeWeights, loadBlockWeights, type QuantizationConfig } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
 import {
   type CalibrationStates,
@@ -39,7 +41,7 @@ import {
   type Settings,
 } from './options.js'
 import { planLayers, readBitMap } from './plan.js'
-import { addSeconds, noSeconds } from './seconds.js'
+import { addSeconds, noSeconds, secondsSince } from './seconds.js'
 
 export interface QuantizeReport extends Manifest {
   /** The folder that was made. */
@@ -60,6 +62,8 @@ export async function quantize(source: string, options: QuantizeOptions): Promis
   checkDevice(options.device)
   if (typeof options.output !== 'string' || options.output === '')
     throw SlimError.invalidArgument('output', 'the path of a folder to make', options.output)
+  const output = path.resolve(options.output)
+  await checkOutput(output, options.overwrite ?? false)
   const threads = checkThreads(options.threads)
   const checkpoint = await openCheckpoint(source, { threads })
   try {
@@ -74,7 +78,7 @@ export async function quantize(source: string, options: QuantizeOptions): Promis
     const plan = planLayers(spec, settings, bitMap)
     const samples = options.calibration ? await drawSamples(checkpoint, options.calibration) : null
     const context = { recipe: settings.recipe, plan, threads, signal: options.signal }
-    return await new Quantization(checkpoint, spec, settings, samples, bitMap, context, options).run()
+    return await new Quantization(checkpoint, spec, settings, samples, bitMap, context, options).run(output)
   } catch (error) {
     throw SlimError.from(error, { file: source })
   } finally {
@@ -98,6 +102,8 @@ async function drawSamples(
 class Quantization {
   private readonly started = performance.now()
   private writer!: PackedFolderWriter
+  /** Spent by the run that this one continues. */
+  private earlierSeconds = 0
   /** Blocks done by this run, not by one that it continues: what the estimate of the time left stands on. */
   private readonly timed = { blocks: 0, seconds: 0 }
 
@@ -111,43 +117,50 @@ class Quantization {
     private readonly options: QuantizeOptions,
   ) {}
 
-  async run(): Promise<QuantizeReport> {
+  async run(output: string): Promise<QuantizeReport> {
     const { settings, samples, bitMap, options, spec } = this
     const sourceHash = await this.checkpoint.sourceHash(options.signal)
-    const decisive = [FORMAT_VERSION, packageVersion(), settings, bitMap, sourceHash, samples?.hash]
-    this.writer = await PackedFolderWriter.open(options.output, {
+    const versions = [FORMAT_VERSION, packageVersion(), addon().instructionSet()]
+    const decisive = [versions, settings, bitMap, sourceHash, samples?.hash]
+    this.writer = await PackedFolderWriter.open(output, {
       identity: createHash('sha256').update(JSON.stringify(decisive)).digest('hex'),
-      overwrite: options.overwrite ?? false,
       restart: options.restart ?? false,
       shards: spec.blocks.length + 1,
     })
-    if (this.writer.done.length === 0) await this.writeTables()
-    const calibration = samples && { samples, states: await this.embed(samples) }
-    await this.replayJournaled(calibration)
-    for (const block of spec.blocks.slice(this.writer.done.length - 1))
-      await this.quantizeBlock(block, calibration)
-    calibration?.states.dispose()
-    return this.finish(sourceHash)
+    this.earlierSeconds = this.writer.done.reduce((sum, entry) => sum + entry.elapsed, 0)
+    try {
+      if (this.writer.done.length === 0) await this.writeTables()
+      if (this.writer.done.length <= spec.blocks.length) await this.quantizeBlocks()
+      return await this.finish(sourceHash)
+    } finally {
+      await this.writer.close()
+    }
   }
 
   /** The first shard: embeddings, positions, final norm and head. */
   private async writeTables(): Promise<void> {
     const { spec, settings, checkpoint } = this
+    const started = performance.now()
     const entries: SafetensorsEntry[] = []
     const layers: LayerReport[] = []
-    const keep = async (name: string) => {
-      if (checkpoint.tensors.has(name)) entries.push(denseEntry(name, await this.load(name)))
+    const keep = async (name: string, shape?: number[]) => {
+      const tensor = await this.load(name, shape)
+      // In chunks: a table may be larger than one array can be.
+      entries.push({ ...denseEntry(name, tensor), bytes: () => checkpoint.tensorBytes(name) })
+      tensor.dispose()
     }
     const table = async (name: string, bits: number | null) => {
-      if (bits === null) return keep(`${name}.weight`)
+      const shape = [spec.vocabSize, spec.hiddenSize]
+      if (bits === null) return keep(`${name}.weight`, shape)
       const groupSize = Math.min(settings.groupSize, spec.hiddenSize)
       const groupBits = new Uint8Array(Math.ceil(spec.hiddenSize / groupSize)).fill(bits)
-      const weight = await this.load(`${name}.weight`)
+      const weight = await this.load(`${name}.weight`, shape)
       const fit = { groupSize, quantizer: settings.recipe.quantizer }
       const packed = await run(
         addon().fitGroups(weight, groupBits, fit, this.context.threads),
         this.options.signal,
       )
+      weight.dispose()
       entries.push(...packedEntries(name, packed))
       layers.push(layerReport(name, packed, { groupBits, relativeError: null, damping: null }))
     }
@@ -160,9 +173,22 @@ class Quantization {
       )
     await table(spec.embedding.name, settings.embeddingBits)
     if (!spec.head.tied) await table(spec.head.name, settings.headBits)
-    for (const module of [spec.positions, spec.finalNorm])
-      if (module) for (const part of ['weight', 'bias']) await keep(`${module.name}.${part}`)
-    await this.writer.writeShard(entries, { layers, seconds: noSeconds() })
+    if (spec.positions) await keep(`${spec.positions.name}.weight`)
+    if (spec.finalNorm) await keep(`${spec.finalNorm.name}.weight`, [spec.hiddenSize])
+    if (spec.finalNorm?.bias) await keep(`${spec.finalNorm.name}.bias`, [spec.hiddenSize])
+    await this.writer.writeShard(entries, { layers, seconds: noSeconds(), elapsed: secondsSince(started) })
+  }
+
+  private async quantizeBlocks(): Promise<void> {
+    const { samples, spec } = this
+    const calibration = samples && { samples, states: await this.embed(samples) }
+    try {
+      await this.replayJournaled(calibration)
+      for (const block of spec.blocks.slice(this.writer.done.length - 1))
+        await this.quantizeBlock(block, calibration)
+    } finally {
+      calibration?.states.dispose()
+    }
   }
 
   /** Hidden states of the calibration samples before the first block. */
@@ -186,7 +212,9 @@ class Quantization {
     using done = await this.writer.openDone(this.packedConfig())
     for (const block of blocks) {
       this.progress(block, 'propagate')
-      await propagate(block, await loadBlockWeights(done, block), calibration, this.context, noSeconds())
+      const weights = await loadBlockWeights(done, block)
+      await propagate(block, weights, calibration, this.context, noSeconds())
+      disposeWeights(weights)
     }
   }
 
@@ -195,29 +223,34 @@ class Quantization {
     const seconds = noSeconds()
     const context = { ...this.context, onLayer: (layer: string) => this.progress(block, 'quantize', layer) }
     const weights = await this.loadBlock(block)
-    this.progress(block, 'calibrate')
-    const hessians = calibration && (await calibrateBlock(block, weights, calibration, context, seconds))
-    const layers = await quantizeBlock(block, weights, hessians, context, seconds)
-    const isLast = block.index === this.spec.blocks.length - 1
-    if (calibration && !isLast) {
-      this.progress(block, 'propagate')
-      await propagate(block, weights, calibration, context, seconds)
+    try {
+      this.progress(block, 'calibrate')
+      const hessians = calibration && (await calibrateBlock(block, weights, calibration, context, seconds))
+      const layers = await quantizeBlock(block, weights, hessians, context, seconds)
+      const isLast = block.index === this.spec.blocks.length - 1
+      if (calibration && !isLast) {
+        this.progress(block, 'propagate')
+        await propagate(block, weights, calibration, context, seconds)
+      }
+      const elapsed = secondsSince(started)
+      await this.writer.writeShard(blockEntries(block, weights), { layers, seconds, elapsed })
+      this.timed.blocks++
+      this.timed.seconds += elapsed
+    } finally {
+      disposeWeights(weights)
     }
-    await this.writer.writeShard(blockEntries(block, weights), { layers, seconds })
-    this.timed.blocks++
-    this.timed.seconds += (performance.now() - started) / 1000
   }
 
-  /** A block's weights from the source, every linear layer looked through for NaN and infinity. */
+  /** A block's weights from the source, looked through for NaN and infinity. */
   private async loadBlock(block: DecoderBlockSpec): Promise<BlockWeights> {
     const weights = await loadBlockWeights(this.checkpoint, block)
-    for (const { role, name } of block.linears)
-      await this.requireFinite(weights.linears[role]!.weight as NativeTensor, `${name}.weight`)
+    for (const { name, tensor } of denseTensors(block, weights)) await this.requireFinite(tensor, name)
     return weights
   }
 
-  private async load(name: string): Promise<NativeTensor> {
-    const tensor = await this.checkpoint.tensor(name)
+  private async load(name: string, shape?: number[]): Promise<NativeTensor> {
+    const { checkpoint } = this
+    const tensor = await (shape ? checkpoint.requireTensor(name, shape) : checkpoint.tensor(name))
     await this.requireFinite(tensor, name)
     return tensor
   }
@@ -242,7 +275,7 @@ class Quantization {
   }
 
   private elapsed(): number {
-    return (performance.now() - this.started) / 1000
+    return secondsSince(this.started)
   }
 
   private async finish(sourceHash: string): Promise<QuantizeReport> {
@@ -255,6 +288,7 @@ class Quantization {
       format: 'slimllm',
       formatVersion: FORMAT_VERSION,
       slimllmVersion: packageVersion(),
+      instructionSet: addon().instructionSet(),
       source: { modelType: spec.modelType, sha256: sourceHash },
       settings: { ...settings, givenBitMap: this.bitMap !== null },
       calibration: samples && {
@@ -269,7 +303,7 @@ class Quantization {
       fileBytes: writer.done.reduce((sum, entry) => sum + entry.bytes, 0),
       layers,
       seconds: {
-        total: seconds,
+        total: seconds + this.earlierSeconds,
         ...writer.done.map((entry) => entry.seconds).reduce(addSeconds, noSeconds()),
       },
     }

@@ -16,6 +16,11 @@ export function addSeconds(a: Seconds, b: Seconds): Seconds {
   return sum
 }
 
+/** Since a reading of performance.now(). */
+export function secondsSince(started: number): number {
+  return (performance.now() - started) / 1000
+}
+
 /** Adds the time that the work takes to a phase. */
 export async function timed<T>(
   seconds: Seconds,
@@ -26,6 +31,6 @@ export async function timed<T>(
   try {
     return await work()
   } finally {
-    seconds[phase] += (performance.now() - started) / 1000
+    seconds[phase] += secondsSince(started)
   }
 }

@@ -3,6 +3,8 @@ import type { DecoderBlockSpec, LinearSpec } from '../architecture/spec.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import { SlimError } from '../errors.js'
 import { addon, type BlockWeights, type NativePackedMatrix, type NativeTensor } from '../native/addon.js'
+import { Handles } from '../native/handles.js'
+import { FORMAT_VERSION } from '../packed/manifest.js'
 
 /** The four tensors of a packed matrix, by the suffix of their names. */
 export const PACKED_PARTS = {
@@ -12,18 +14,17 @@ export const PACKED_PARTS = {
   qzeros: 'qzeros',
 } as const
 
-/** Whether a module's weight is packed in this checkpoint. */
-export function isPacked(checkpoint: Checkpoint, module: string): boolean {
-  return checkpoint.tensors.has(`${module}.${PACKED_PARTS.qweight}`)
-}
-
 /** A module's weight [rows, cols]: dense, or packed when the checkpoint has it so. */
 export async function loadMatrix(
   checkpoint: Checkpoint,
   { name, rows, cols }: Pick<LinearSpec, 'name' | 'rows' | 'cols'>,
 ): Promise<NativeTensor | NativePackedMatrix> {
-  if (!isPacked(checkpoint, name)) return checkpoint.requireTensor(`${name}.weight`, [rows, cols])
-  const part = (suffix: string) => checkpoint.tensor(`${name}.${suffix}`)
+  quantizationConfig(checkpoint)
+  if (!checkpoint.tensors.has(`${name}.${PACKED_PARTS.qweight}`))
+    return checkpoint.requireTensor(`${name}.weight`, [rows, cols])
+  // The packed matrix shares the memory of its parts.
+  using parts = new Handles()
+  const part = async (suffix: string) => parts.own(await checkpoint.tensor(`${name}.${suffix}`))
   const groupBits = await part(PACKED_PARTS.groupBits)
   try {
     return new (addon().PackedMatrix)({
@@ -60,6 +61,14 @@ export async function loadBlockWeights(
   return weights
 }
 
+/** Frees a block's weights; native blocks made of them keep what they use. */
+export function disposeWeights({ linears, norms }: BlockWeights): void {
+  for (const { weight, bias } of [...Object.values(linears), ...Object.values(norms)]) {
+    weight.dispose()
+    bias?.dispose()
+  }
+}
+
 /** A norm's weight and bias, `size` elements each. */
 export async function loadNorm(
   checkpoint: Checkpoint,
@@ -82,15 +91,31 @@ export interface QuantizationConfig {
   module_group_sizes: Record<string, number>
 }
 
-function packedGroupSize(checkpoint: Checkpoint, module: string): number {
-  const config = checkpoint.config.quantization_config as QuantizationConfig | undefined
-  const groupSize = config?.module_group_sizes?.[module] ?? config?.group_size
-  if (config?.quant_method !== 'slim' || !Number.isInteger(groupSize))
-    throw new SlimError('SLIM_BAD_CONFIG', `config.json does not say the group size of ${module}`, {
+/** Refuses a checkpoint that is quantized in a way, or by a format version, that this version does not read. */
+function quantizationConfig(checkpoint: Checkpoint): QuantizationConfig | null {
+  const config = checkpoint.config.quantization_config as QuantizationConfig | null | undefined
+  if (config === undefined || config === null) return null
+  if (config.quant_method === 'slim' && config.format_version === FORMAT_VERSION) return config
+  throw new SlimError(
+    'SLIM_UNSUPPORTED_FORMAT',
+    `${checkpoint.path} is quantized by ${JSON.stringify(config.quant_method)}, format version ${config.format_version}`,
+    {
       file: checkpoint.path,
-      parameter: 'quantization_config.group_size',
-      expected: 'quantization_config of quant_method "slim" with group_size',
-      received: JSON.stringify(checkpoint.config.quantization_config),
-    })
-  return groupSize as number
+      parameter: 'quantization_config',
+      expected: `quant_method "slim", format_version ${FORMAT_VERSION}`,
+      remedy: 'Use the original checkpoint, or a version of slimllm that reads this one',
+    },
+  )
+}
+
+function packedGroupSize(checkpoint: Checkpoint, module: string): number {
+  const config = quantizationConfig(checkpoint)
+  const groupSize = config?.module_group_sizes?.[module] ?? config?.group_size
+  if (Number.isInteger(groupSize) && groupSize! > 0) return groupSize!
+  throw new SlimError('SLIM_BAD_CONFIG', `config.json does not say the group size of ${module}`, {
+    file: checkpoint.path,
+    parameter: 'quantization_config.group_size',
+    expected: 'a whole number from 1 up',
+    received: String(groupSize),
+  })
 }

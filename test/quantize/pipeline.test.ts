@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import {
@@ -8,6 +8,7 @@ import {
   type QuantizeProgress,
   quantize,
 } from '../../lib/index.js'
+import { packageRoot } from '../../lib/native/addon.js'
 import { loadMatrix } from '../../lib/runtime/weights.js'
 import { contentHashes, demo, heldoutFile, rejection, small } from '../support/demo.js'
 import { temporaryFolder } from '../support/temporary.js'
@@ -231,7 +232,105 @@ describe('quantize refuses', () => {
     expect(existsSync(at('never'))).toBe(false)
   })
 
-  it('to go on after an abort, leaving nothing under the final name', async () => {
+  it('an unfinished-run folder that is not ours, whatever its name', async () => {
+    mkdirSync(at('guest.partial'))
+    writeFileSync(path.join(at('guest.partial'), 'thesis.txt'), 'mine')
+    for (const options of [{}, { restart: true }])
+      expect(await rejection(quantize(demo, small(at('guest'), options)))).toMatchObject({
+        code: 'SLIM_OUTPUT_EXISTS',
+        file: at('guest.partial'),
+      })
+    expect(readdirSync(at('guest.partial'))).toEqual(['thesis.txt'])
+  })
+
+  it('a second run into the same output while the first is at work', async () => {
+    const first = quantize(demo, small(at('busy')))
+    await new Promise((resolve) => setTimeout(resolve, 300))
+    expect(await rejection(quantize(demo, small(at('busy'))))).toMatchObject({ code: 'SLIM_OUTPUT_EXISTS' })
+    await first
+    expect(contentHashes(at('busy'))).toEqual(contentHashes(at('slim')))
+  })
+
+  it('an output that cannot be written, by the name of the output', async () => {
+    writeFileSync(at('a-file'), '')
+    const output = path.join(at('a-file'), 'packed')
+    const error = await rejection(quantize(demo, small(output)))
+    expect(error.code).toMatch(/^SLIM_FILE_/)
+    expect(error).toMatchObject({ file: expect.stringContaining(at('a-file')) })
+  })
+
+  it('a NaN in a norm, and a missing tensor, also by rtn without calibration', async () => {
+    const plain = { method: 'rtn', calibration: undefined } as const
+    cpSync(demo, at('broken'), { recursive: true })
+    const file = path.join(at('broken'), 'model.safetensors')
+    const bytes = readFileSync(file)
+    const headerLength = Number(bytes.readBigUInt64LE(0))
+    const header = JSON.parse(bytes.subarray(8, 8 + headerLength).toString())
+    const tensor = 'model.layers.3.input_layernorm.weight'
+    bytes.writeUInt16LE(0x7c00, 8 + headerLength + header[tensor].data_offsets[0])
+    writeFileSync(file, bytes)
+    expect(await rejection(quantize(at('broken'), small(at('never-1'), plain)))).toMatchObject({
+      code: 'SLIM_TENSOR_NON_FINITE',
+      tensor,
+    })
+    // The same length, so that the offsets stay right.
+    const renamed = bytes.toString('latin1').replace('"model.norm.weight"', '"model.nose.weight"')
+    writeFileSync(file, renamed, 'latin1')
+    expect(await rejection(quantize(at('broken'), small(at('never-2'), plain)))).toMatchObject({
+      code: 'SLIM_TENSOR_MISSING',
+      tensor: 'model.norm.weight',
+    })
+    expect(existsSync(at('never-2'))).toBe(false)
+  })
+
+  it('a group larger than a layer', async () => {
+    const source = path.join(packageRoot(), 'test', 'fixtures', 'hf', 'llama')
+    const options = small(at('never'), { method: 'rtn', calibration: undefined, groupSize: 128 })
+    expect(await rejection(quantize(source, options))).toMatchObject({
+      code: 'SLIM_GROUP_SIZE',
+      tensor: 'model.layers.0.self_attn.q_proj.weight',
+    })
+  })
+
+  it('a packed folder of a format that it does not know', async () => {
+    cpSync(at('slim'), at('future'), { recursive: true })
+    const file = path.join(at('future'), 'config.json')
+    const config = JSON.parse(readFileSync(file, 'utf8'))
+    config.quantization_config.format_version = 2
+    writeFileSync(file, JSON.stringify(config))
+    expect(await rejection(loadModel(at('future')))).toMatchObject({ code: 'SLIM_UNSUPPORTED_FORMAT' })
+    config.quantization_config = { quant_method: 'awq' }
+    writeFileSync(file, JSON.stringify(config))
+    expect(await rejection(loadModel(at('future')))).toMatchObject({ code: 'SLIM_UNSUPPORTED_FORMAT' })
+  })
+})
+
+describe('an output', () => {
+  it('may have a trailing slash, or be an empty folder', async () => {
+    mkdirSync(at('slash'))
+    await quantize(demo, small(`${at('slash')}/`))
+    expect(contentHashes(at('slash'))).toEqual(contentHashes(at('slim')))
+    expect(existsSync(path.join(at('slash'), '.partial'))).toBe(false)
+  })
+
+  it('is put right after a kill while finishing, in each of its moments', async () => {
+    // Renamed, but the journal is still inside; and the folder that was replaced still there.
+    writeFileSync(path.join(at('slash'), 'journal.jsonl'), '')
+    cpSync(at('slim'), at('slash.replaced'), { recursive: true })
+    expect(await rejection(quantize(demo, small(at('slash'))))).toMatchObject({ code: 'SLIM_OUTPUT_EXISTS' })
+    expect(contentHashes(at('slash'))).toEqual(contentHashes(at('slim')))
+    expect(existsSync(at('slash.replaced'))).toBe(false)
+    // The old folder moved aside, the new one not yet in place.
+    renameSync(at('slash'), at('slash.replaced'))
+    expect(await rejection(quantize(demo, small(at('slash'))))).toMatchObject({ code: 'SLIM_OUTPUT_EXISTS' })
+    expect(contentHashes(at('slash'))).toEqual(contentHashes(at('slim')))
+    await quantize(demo, small(at('slash'), { overwrite: true, bits: 4, method: 'rtn' }))
+    expect(readdirSync(folder).filter((name) => name.startsWith('slash'))).toEqual(['slash'])
+  })
+})
+
+describe('an abort', () => {
+  it('leaves nothing under the final name, and the run can go on', async () => {
     const controller = new AbortController()
     const error = await rejection(
       quantize(
