@@ -15,6 +15,7 @@ export { SlimError, type SlimErrorCode, type SlimErrorDetails } from './errors.j
 export { type EvaluateOptions, type Evaluation, evaluatePerplexity } from './evaluate/perplexity.js'
 export type {
   DType,
+  FloatDType,
   LinearRole,
   NativeDecoderModel,
   NativeJob,

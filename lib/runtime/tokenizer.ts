@@ -36,9 +36,9 @@ export interface TokenizerSource {
   path?: string
 }
 
-type CheckpointSource = Pick<Checkpoint, 'tokenizer' | 'path' | 'config' | 'generationConfig'>
-
-export function loadTokenizer(source: CheckpointSource | TokenizerSource): Tokenizer {
+export function loadTokenizer(
+  source: Pick<Checkpoint, 'tokenizer' | 'path' | 'config' | 'generationConfig'> | TokenizerSource,
+): Tokenizer {
   if ('json' in source) return new JsonTokenizer(source)
   const { tokenizer, path, config: modelConfig, generationConfig } = source
   if (tokenizer) return new JsonTokenizer({ ...tokenizer, modelConfig, generationConfig, path })

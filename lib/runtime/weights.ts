@@ -3,6 +3,7 @@ import type { DecoderBlockSpec, LinearSpec } from '../architecture/spec.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import { SlimError } from '../errors.js'
 import { addon, type BlockWeights, type NativePackedMatrix, type NativeTensor } from '../native/addon.js'
+import { Handles } from '../native/handles.js'
 import { FORMAT_VERSION } from '../packed/manifest.js'
 
 /** The four tensors of a packed matrix, by the suffix of their names. */
@@ -21,7 +22,9 @@ export async function loadMatrix(
   quantizationConfig(checkpoint)
   if (!checkpoint.tensors.has(`${name}.${PACKED_PARTS.qweight}`))
     return checkpoint.requireTensor(`${name}.weight`, [rows, cols])
-  const part = (suffix: string) => checkpoint.tensor(`${name}.${suffix}`)
+  // The packed matrix shares the memory of its parts.
+  using parts = new Handles()
+  const part = async (suffix: string) => parts.own(await checkpoint.tensor(`${name}.${suffix}`))
   const groupBits = await part(PACKED_PARTS.groupBits)
   try {
     return new (addon().PackedMatrix)({

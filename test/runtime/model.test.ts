@@ -1,8 +1,8 @@
 import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { loadModel } from '../../lib/index.js'
-import { demo, rejection } from '../support/demo.js'
+import { loadModel, quantize } from '../../lib/index.js'
+import { demo, rejection, small } from '../support/demo.js'
 import { temporaryFolder } from '../support/temporary.js'
 
 const folder = temporaryFolder()
@@ -22,6 +22,15 @@ describe('loadModel', () => {
     await model.dispose()
     expect(isMapped(source)).toBe(false)
     expect(await rejection(model.logits([1]))).toMatchObject({ code: 'SLIM_DISPOSED' })
+  })
+
+  it('lets go of a packed folder too', async () => {
+    const source = path.join(folder, 'packed')
+    await quantize(demo, small(source, { method: 'rtn', calibration: undefined }))
+    const model = await loadModel(source)
+    expect(isMapped(source)).toBe(true)
+    await model.dispose()
+    expect(isMapped(source)).toBe(false)
   })
 
   it('lets go of everything when it fails half-way', async () => {
