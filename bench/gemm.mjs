@@ -35,7 +35,9 @@ const PROBLEMS = [
   { name: 'one token', m: 1, n: 4096, k: 4096 },
   { name: 'three tokens', m: 3, n: 1536, k: 576 },
 ]
-const MIN_FLOPS_PER_TURN = 4e8
+const MIN_FLOPS_PER_TURN = 4e9
+// OpenBLAS workers look for more work, on a core that we would use, for a while before they sleep.
+const OPENBLAS_IDLE_MS = 150
 
 for (const name of Object.keys(process.env)) if (name.startsWith('OPENBLAS_')) delete process.env[name]
 if (options.core) process.env.OPENBLAS_CORETYPE = options.core
@@ -89,8 +91,7 @@ async function measure({ name, m, n, k, gram = false }, threads, peer) {
     const order = peer ? ['ours', 'theirs'] : ['ours']
     if (round % 2) order.reverse()
     for (const who of order) {
-      // OpenBLAS's workers look for more work for some 25 ms before they sleep.
-      if (threads > 1 && peer) await pause(40)
+      if (threads > 1 && peer) await pause(OPENBLAS_IDLE_MS)
       const seconds = await turns[who]()
       if (round >= 0) times[who].push(seconds)
     }
