@@ -78,25 +78,27 @@ export class SlimError extends Error {
     )
   }
 
-  /** The SlimError of an error thrown by node:fs; any other value is returned as it is. */
+  /**
+   * The SlimError of an error thrown by node:fs. A SlimError about a file or a tensor gets the names that it lacks: the
+   * native code has bytes, not names. Any other value is returned as it is.
+   */
   static from(error: unknown, details: SlimErrorDetails = {}): unknown {
-    if (error instanceof SlimError || !(error instanceof Error)) return error
-    const { code, parameter, expected, received, remedy, path } = error as Error &
-      Record<string, string | undefined>
-    if (code?.startsWith('SLIM_'))
-      return new SlimError(code as SlimErrorCode, error.message, {
-        parameter,
-        expected,
-        received,
-        remedy,
-        ...details,
-      })
+    if (error instanceof SlimError) {
+      const isUnnamed = error.file === undefined && error.tensor === undefined
+      if (isUnnamed && (details.tensor !== undefined || ABOUT_FILES.test(error.code)))
+        Object.assign(error, { file: details.file, tensor: details.tensor })
+      return error
+    }
+    if (!(error instanceof Error)) return error
+    const { code, path } = error as Error & Record<string, string | undefined>
     const ours = code === undefined ? undefined : FILE_SYSTEM_CODES[code]
     return ours
       ? new SlimError(ours, error.message, { ...details, cause: error, file: path ?? details.file })
       : error
   }
 }
+
+const ABOUT_FILES = /^SLIM_(FILE|TENSOR|BAD)_|^SLIM_NO_SPACE$/
 
 const FILE_SYSTEM_CODES: Record<string, SlimErrorCode> = {
   ENOENT: 'SLIM_FILE_NOT_FOUND',

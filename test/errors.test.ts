@@ -21,9 +21,18 @@ describe('SlimError', () => {
     expect(error).toMatchObject({ code: 'SLIM_INVALID_ARGUMENT', parameter: 'bits', received: '"two"' })
   })
 
-  it('is made from errors of the addon and of the file system, and of no others', () => {
-    const native = Object.assign(new Error('Cut'), { code: 'SLIM_FILE_TRUNCATED' })
-    expect(SlimError.from(native, { file: 'a' })).toMatchObject({ code: 'SLIM_FILE_TRUNCATED', file: 'a' })
+  it('about a file or tensor gets the names that it lacks', () => {
+    const names = { file: 'a', tensor: 't' }
+    const cut = new SlimError('SLIM_FILE_TRUNCATED', 'Cut')
+    expect(SlimError.from(cut, { file: 'a' })).toBe(cut)
+    expect(cut.file).toBe('a')
+    expect(SlimError.from(cut, { file: 'b' })).toMatchObject({ file: 'a' })
+    expect(SlimError.from(SlimError.invalidArgument('group_bits', '1', 9), names)).toMatchObject(names)
+    const other = SlimError.from(SlimError.invalidArgument('bits', '1', 9), { file: 'a' }) as SlimError
+    expect(other.file).toBeUndefined()
+  })
+
+  it('is made from errors of the file system, and of no others', () => {
     const disk = Object.assign(new Error('ENOSPC'), { code: 'ENOSPC', path: 'b' })
     expect(SlimError.from(disk)).toMatchObject({ code: 'SLIM_NO_SPACE', file: 'b', cause: disk })
     const other = new TypeError('x')
