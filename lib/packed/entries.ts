@@ -41,17 +41,20 @@ export function blockEntries(block: DecoderBlockSpec, weights: BlockWeights): Sa
   return [...packed, ...denseTensors(block, weights).map(({ name, tensor }) => denseEntry(name, tensor))]
 }
 
+type Measured = Pick<LayerReport, 'relativeError' | 'damping' | 'salienceDamping'>
+
+/** Of a layer that was quantized without calibration. */
+export const NOTHING_MEASURED: Measured = { relativeError: null, damping: null, salienceDamping: null }
+
 export function layerReport(
   name: string,
-  packed: NativePackedMatrix,
-  {
-    groupBits,
-    relativeError,
-    damping,
-  }: { groupBits: Uint8Array } & Pick<LayerReport, 'relativeError' | 'damping'>,
+  { rows, cols, groupSize, storedBytes }: NativePackedMatrix,
+  { groupBits, relativeError, damping, salienceDamping }: { groupBits: Uint8Array } & Measured,
 ): LayerReport {
-  const { rows, cols, groupSize, storedBytes } = packed
-  return { name, rows, cols, groupSize, groupBits: [...groupBits], storedBytes, relativeError, damping }
+  return {
+    ...{ name, rows, cols, groupSize, groupBits: [...groupBits], storedBytes },
+    ...{ relativeError, damping, salienceDamping },
+  }
 }
 
 /** Mean bits of the codes alone, over all weights of the layers. */

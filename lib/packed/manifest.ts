@@ -18,6 +18,8 @@ export interface LayerReport {
   relativeError: number | null
   /** Share of the Hessian's mean diagonal that was added before factoring; null where no Hessian was used. */
   damping: number | null
+  /** What was added to the diagonal for the salience's factor: 0.01 unless it had to grow; null without a Hessian. */
+  salienceDamping: number | null
 }
 
 /** Wall-clock seconds: the only fields that differ between two runs of the same settings. */

@@ -11,7 +11,7 @@ import {
   run,
   type TapName,
 } from '../native/addon.js'
-import { layerReport } from '../packed/entries.js'
+import { layerReport, NOTHING_MEASURED } from '../packed/entries.js'
 import type { LayerReport } from '../packed/manifest.js'
 import type { Recipe } from './options.js'
 import type { LayerPlan } from './plan.js'
@@ -119,7 +119,7 @@ async function fitLayer(
   const groupBits = given ?? new Uint8Array(Math.ceil(linear.cols / groupSize)).fill(bits)
   const options = { groupSize, quantizer: recipe.quantizer }
   const packed = await forLayer(linear.name, addon().fitGroups(weight, groupBits, options, threads), signal)
-  return { packed, groupBits, relativeError: null, damping: null }
+  return { packed, groupBits, ...NOTHING_MEASURED }
 }
 
 async function forward(

@@ -17,6 +17,7 @@ import {
   denseTensors,
   layerReport,
   meanCodeBits,
+  NOTHING_MEASURED,
   packedEntries,
   storedBitsPerWeight,
 } from '../packed/entries.js'
@@ -161,7 +162,7 @@ class Quantization {
       )
       weight.dispose()
       entries.push(...packedEntries(name, packed))
-      layers.push(layerReport(name, packed, { groupBits, relativeError: null, damping: null }))
+      layers.push(layerReport(name, packed, { groupBits, ...NOTHING_MEASURED }))
     }
     if (spec.head.tied && settings.headBits !== null)
       throw SlimError.invalidArgument(
