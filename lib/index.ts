@@ -37,6 +37,7 @@ export type {
   QuantizeOptions,
   QuantizeProgress,
   Recipe,
+  Settings,
 } from './quantize/options.js'
 export { type QuantizeReport, quantize } from './quantize/pipeline.js'
 export { allocateBits, fitGroups, gptq, groupSalience } from './quantize/steps.js'

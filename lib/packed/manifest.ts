@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { SlimError } from '../errors.js'
 import { kindOf, readJson } from '../files.js'
-import type { LayerOverride, Method, Recipe } from '../quantize/options.js'
+import type { Settings } from '../quantize/options.js'
 
 export const FORMAT_VERSION = 1
 
@@ -43,16 +43,7 @@ export interface Manifest {
   /** Of the machine that made it: other kernels round differently. */
   instructionSet: string
   source: { modelType: string; sha256: string }
-  settings: {
-    method: Method
-    recipe: Recipe
-    bits: number
-    groupSize: number
-    overrides: Record<string, LayerOverride>
-    embeddingBits: number | null
-    headBits: number | null
-    givenBitMap: boolean
-  }
+  settings: Settings & { givenBitMap: boolean }
   calibration: {
     samples: number
     seqLen: number
