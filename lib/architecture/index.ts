@@ -38,6 +38,11 @@ export function decoderSpec(config: Record<string, unknown>): DecoderSpec {
   }
 }
 
+/** Tokens a window where the caller does not say: 2048, or as many as the model has positions. */
+export function defaultSeqLen(spec: DecoderSpec): number {
+  return Math.min(2048, spec.maxPositions)
+}
+
 /** Which input a role shares, and which of a family's biases it has. */
 const ROLES: Readonly<Record<LinearRole, { tap: TapName; bias: keyof FamilyModel['bias'] }>> = {
   q: { tap: 'qkv', bias: 'qkv' },

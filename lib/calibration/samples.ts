@@ -6,7 +6,7 @@ import { SplitMix64 } from '../random.js'
 export interface SamplingOptions {
   /** Number of windows (default 128). */
   samples?: number
-  /** Tokens a window (default 2048). */
+  /** Tokens a window (default 2048; of quantize() at most the model's positions). */
   seqLen?: number
   /** Seed of the offsets (default 0). */
   seed?: number

@@ -7,7 +7,7 @@ import { duration } from './output.js'
 
 interface Flags extends LoadOptions {
   file: string
-  seqLen: number
+  seqLen?: number
   maxTokens?: number
   reference?: string
   json?: boolean
@@ -18,7 +18,11 @@ export function evalCommand(): Command {
     .description('perplexity of a model on a text; with --reference also KL divergence and top-1 agreement')
     .argument('<model>', 'packed folder, Hugging Face folder, or .gguf file')
     .requiredOption('--file <file>', 'UTF-8 text')
-    .option('--seq-len <n>', 'tokens a window', wholeNumber, 2048)
+    .option(
+      '--seq-len <n>',
+      'tokens a window (default: 2048, or as many as the model has positions)',
+      wholeNumber,
+    )
     .option('--max-tokens <n>', 'use the first n tokens only', wholeNumber)
     .option('--reference <model>', 'the original, to compare distributions with')
     .addOption(new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto'))
@@ -50,7 +54,7 @@ async function runEval(source: string, flags: Flags, { output, signal }: Context
   const manifest = await readManifest(source)
   const storedBitsPerWeight = manifest?.storedBitsPerWeight
   output.result({ ...result, storedBitsPerWeight, peakMemoryBytes: peakMemoryBytes() }, [
-    `perplexity ${result.perplexity.toFixed(4)} (${result.tokens} tokens, windows of ${seqLen}, ${duration(result.seconds)})`,
+    `perplexity ${result.perplexity.toFixed(4)} (${result.tokens} tokens, windows of ${result.seqLen}, ${duration(result.seconds)})`,
     ...(storedBitsPerWeight === undefined ? [] : [`stored bits a weight ${storedBitsPerWeight.toFixed(3)}`]),
     ...(reference
       ? [

@@ -7,7 +7,7 @@ import { doctorCommand } from './doctor.js'
 import { evalCommand } from './eval.js'
 import { generateCommand } from './generate.js'
 import { inspectCommand } from './inspect.js'
-import { EXIT } from './output.js'
+import { EXIT, Output } from './output.js'
 import { quantizeCommand } from './quantize.js'
 
 const program = new Command('slimllm')
@@ -38,5 +38,7 @@ try {
   await program.parseAsync()
 } catch (error) {
   if (!(error instanceof CommanderError)) throw error
+  if (error.exitCode !== 0 && process.argv.includes('--json'))
+    new Output(true).event('error', { code: 'SLIM_INVALID_ARGUMENT', message: error.message })
   process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage
 }

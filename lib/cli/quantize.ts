@@ -15,7 +15,7 @@ interface Flags {
   quantizer?: QuantizeOptions['quantizer']
   calibration?: string
   samples: number
-  seqLen: number
+  seqLen?: number
   seed: number
   offsets?: string
   override: string[]
@@ -45,7 +45,11 @@ export function quantizeCommand(): Command {
     .addOption(new Option('--quantizer <kind>', "scales, if not the method's").choices(['sqc', 'minmax']))
     .option('--calibration <file>', 'UTF-8 text to calibrate on (all methods but rtn)')
     .option('--samples <n>', 'calibration windows', wholeNumber, 128)
-    .option('--seq-len <n>', 'tokens a window', wholeNumber, 2048)
+    .option(
+      '--seq-len <n>',
+      'tokens a window (default: 2048, or as many as the model has positions)',
+      wholeNumber,
+    )
     .option('--seed <n>', 'seed of the windows', wholeNumber, 0)
     .option('--offsets <file>', 'JSON file with "offsets": first tokens of the windows, in place of the seed')
     .option(
@@ -65,6 +69,9 @@ export function quantizeCommand(): Command {
     .action((model: string, flags: Flags) => act(flags.json, (context) => runQuantize(model, flags, context)))
 }
 
+/** The share of the mean diagonal that GPTQ always adds (docs/methods.md, step 2); more is worth a word. */
+const DAMPING = 0.01
+
 async function runQuantize(model: string, flags: Flags, { output, signal }: Context): Promise<void> {
   const { calibration, samples, seqLen, seed, override, offsets, json: _, ...options } = flags
   const report = await quantize(model, {
@@ -81,12 +88,18 @@ async function runQuantize(model: string, flags: Flags, { output, signal }: Cont
     overrides: Object.fromEntries(override.map(parseOverride)),
     onProgress: showProgress(output),
     signal,
+  }).catch((error) => {
+    if (error instanceof SlimError && error.code === 'SLIM_ABORTED')
+      output.note(
+        `What is done is kept in ${options.output}.partial; give the same command again to continue`,
+      )
+    throw error
   })
   const damping = Math.max(...report.layers.map((layer) => layer.damping ?? 0))
   output.result(resultFields(report), [
     `${report.output}: ${report.storedBitsPerWeight.toFixed(3)} stored bits a weight, ` +
       `${bytes(report.fileBytes)}, ${duration(report.seconds.total)}` +
-      (damping > 0 ? `, Hessians damped by at most ${damping} of their mean diagonal` : ''),
+      (damping > DAMPING ? `, Hessians damped by at most ${damping} of their mean diagonal` : ''),
   ])
 }
 

@@ -1,4 +1,5 @@
 /** Perplexity, KL divergence and top-1 agreement (METHODS: evaluation protocol). */
+import { defaultSeqLen } from '../architecture/index.js'
 import { SlimError } from '../errors.js'
 import { readText } from '../files.js'
 import { run } from '../native/addon.js'
@@ -12,7 +13,8 @@ export interface EvaluateOptions {
   text?: string
   tokenIds?: ArrayLike<number>
   /**
-   * Tokens a window; windows do not overlap and a short last one is left out (default 2048). With learned positions
+   * Tokens a window; windows do not overlap and a short last one is left out (default 2048,
+   * or as many as the model has positions). With learned positions
    * (OPT) at most as many as the model has; rotary models may be tried beyond their maxPositions.
    */
   seqLen?: number
@@ -42,7 +44,7 @@ export interface Evaluation {
 }
 
 export async function evaluatePerplexity(model: Model, options: EvaluateOptions): Promise<Evaluation> {
-  const { seqLen = 2048, maxTokens, reference, signal, onProgress } = options
+  const { seqLen = defaultSeqLen(model.spec), maxTokens, reference, signal, onProgress } = options
   if (!Number.isInteger(seqLen) || seqLen < 2)
     throw SlimError.invalidArgument('seqLen', 'a whole number from 2 up', seqLen)
   if (maxTokens !== undefined && (!Number.isInteger(maxTokens) || maxTokens < 1))

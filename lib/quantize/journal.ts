@@ -46,7 +46,8 @@ export class Journal {
     await requireOurs(folder, header)
     const lock = await FolderLock.take(folder)
     try {
-      if (header && header.identity !== identity && !restart)
+      // With no block done (only a header, and the shard of tables) there is nothing to lose.
+      if (header && header.identity !== identity && lines.length > 2 && !restart)
         throw new SlimError(
           'SLIM_OUTPUT_MISMATCH',
           `${folder} holds an unfinished run with other settings or inputs`,
@@ -55,7 +56,10 @@ export class Journal {
             remedy: 'Repeat the settings of that run to continue it, or discard it with restart (--restart)',
           },
         )
-      const entries = restart ? [] : await wholeShards(folder, lines.slice(1) as JournalEntry[])
+      const entries =
+        restart || header?.identity !== identity
+          ? []
+          : await wholeShards(folder, lines.slice(1) as JournalEntry[])
       // Written anew: a torn last line, or lines after a damaged shard, go.
       const text = [{ journal: 'slimllm', identity }, ...entries]
         .map((line) => `${JSON.stringify(line)}\n`)

@@ -98,7 +98,46 @@ export interface Settings {
   headBits: number | null
 }
 
+const OPTION_NAMES: readonly (keyof QuantizeOptions)[] = [
+  'output',
+  'bits',
+  'groupSize',
+  'method',
+  'allocation',
+  'quantizer',
+  'calibration',
+  'overrides',
+  'bitMap',
+  'embeddingBits',
+  'headBits',
+  'device',
+  'threads',
+  'overwrite',
+  'restart',
+  'onProgress',
+  'signal',
+]
+const CALIBRATION_NAMES: readonly (keyof CalibrationOptions)[] = [
+  'file',
+  'text',
+  'samples',
+  'seqLen',
+  'seed',
+  'offsets',
+]
+
+/** A misspelt option must not become a silent default. */
+function checkKeys(parameter: string, given: unknown, names: readonly string[]): void {
+  if (!isObject(given)) throw SlimError.invalidArgument(parameter, 'an object', given)
+  const unknown = Object.keys(given).find((name) => !names.includes(name))
+  if (unknown === undefined) return
+  const name = parameter === 'options' ? unknown : `${parameter}.${unknown}`
+  throw SlimError.invalidArgument(name, `no such option (there are ${names.join(', ')})`, given[unknown])
+}
+
 export function resolveSettings(options: QuantizeOptions): Settings {
+  checkKeys('options', options, OPTION_NAMES)
+  if (options.calibration !== undefined) checkKeys('calibration', options.calibration, CALIBRATION_NAMES)
   const { bits = 2, groupSize = 64, method = 'slim', overrides = {} } = options
   checkChoice('method', method, Object.keys(RECIPES))
   checkBits('bits', bits)

@@ -1,7 +1,7 @@
 /** quantize(): block after block, each calibrated on the states that the already quantized blocks before it give. */
 import { createHash } from 'node:crypto'
 import path from 'node:path'
-import { decoderSpec } from '../architecture/index.js'
+import { defaultSeqLen } from '../architecture/index.js'
 import type { DecoderBlockSpec, DecoderSpec } from '../architecture/spec.js'
 import { type CalibrationSamples, sampleWindows } from '../calibration/samples.js'
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
@@ -24,7 +24,13 @@ import {
 import { FORMAT_VERSION, type LayerReport, type Manifest } from '../packed/manifest.js'
 import { checkOutput, PackedFolderWriter } from '../packed/writer.js'
 import { loadTokenizer } from '../runtime/tokenizer.js'
-import { disposeWeights, loadBlockWeights, loadMatrix, type QuantizationConfig } from '../runtime/weights.js'
+import {
+  checkpointSpec,
+  disposeWeights,
+  loadBlockWeights,
+  loadMatrix,
+  type QuantizationConfig,
+} from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
 import {
   type CalibrationStates,
@@ -58,12 +64,13 @@ const SPILL_BYTES = 2 ** 30
  * The folder appears whole or not at all; a killed run continues after its last whole block when called again.
  */
 export async function quantize(source: string, options: QuantizeOptions): Promise<QuantizeReport> {
+  if (typeof source !== 'string' || source === '')
+    throw SlimError.invalidArgument('source', 'the path of a model folder or .gguf file', source)
   const settings = resolveSettings(options)
   checkDevice(options.device)
   if (typeof options.output !== 'string' || options.output === '')
     throw SlimError.invalidArgument('output', 'the path of a folder to make', options.output)
   const output = path.resolve(options.output)
-  await checkOutput(output, options.overwrite ?? false)
   const threads = checkThreads(options.threads)
   const checkpoint = await openCheckpoint(source, { threads })
   try {
@@ -73,10 +80,12 @@ export async function quantize(source: string, options: QuantizeOptions): Promis
         parameter: 'quantization_config',
         remedy: 'Quantize the original checkpoint',
       })
-    const spec = decoderSpec(checkpoint.config)
+    const spec = checkpointSpec(checkpoint)
+    checkHead(spec, settings)
     const bitMap = await readBitMap(options.bitMap)
     const plan = planLayers(spec, settings, bitMap)
-    const samples = options.calibration ? await drawSamples(checkpoint, options.calibration) : null
+    const samples = options.calibration ? await drawSamples(checkpoint, spec, options.calibration) : null
+    await checkOutput(output, options.overwrite ?? false)
     const context = { recipe: settings.recipe, plan, threads, signal: options.signal }
     return await new Quantization(checkpoint, spec, settings, samples, bitMap, context, options).run(output)
   } catch (error) {
@@ -88,6 +97,7 @@ export async function quantize(source: string, options: QuantizeOptions): Promis
 
 async function drawSamples(
   checkpoint: Checkpoint,
+  spec: DecoderSpec,
   { file, text, ...sampling }: NonNullable<QuantizeOptions['calibration']>,
 ): Promise<CalibrationSamples> {
   if ((file === undefined) === (text === undefined))
@@ -96,7 +106,18 @@ async function drawSamples(
       'either file or text',
       file === undefined ? 'neither' : 'both',
     )
-  return sampleWindows(loadTokenizer(checkpoint).encode(text ?? (await readText(file!))), sampling)
+  const tokens = loadTokenizer(checkpoint).encode(text ?? (await readText(file!)))
+  return sampleWindows(tokens, { ...sampling, seqLen: sampling.seqLen ?? defaultSeqLen(spec) })
+}
+
+function checkHead(spec: DecoderSpec, { headBits }: Settings): void {
+  if (spec.head.tied && headBits !== null)
+    throw SlimError.invalidArgument(
+      'headBits',
+      'nothing, as this head is tied to the embeddings,',
+      headBits,
+      'Use embeddingBits',
+    )
 }
 
 class Quantization {
@@ -164,13 +185,6 @@ class Quantization {
       entries.push(...packedEntries(name, packed))
       layers.push(layerReport(name, packed, { groupBits, ...NOTHING_MEASURED }))
     }
-    if (spec.head.tied && settings.headBits !== null)
-      throw SlimError.invalidArgument(
-        'headBits',
-        'nothing, as this head is tied to the embeddings,',
-        settings.headBits,
-        'Use embeddingBits',
-      )
     await table(spec.embedding.name, settings.embeddingBits)
     if (!spec.head.tied) await table(spec.head.name, settings.headBits)
     if (spec.positions) await keep(`${spec.positions.name}.weight`)

@@ -1,5 +1,4 @@
 /** A model that runs: a packed folder, or an unquantized checkpoint. */
-import { decoderSpec } from '../architecture/index.js'
 import type { DecoderSpec } from '../architecture/spec.js'
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
 import { SlimError } from '../errors.js'
@@ -9,7 +8,7 @@ import { Handles } from '../native/handles.js'
 import { type GeneratedToken, type GenerateOptions, generateTokens } from './generate.js'
 import { checkTokenIds } from './token_ids.js'
 import { loadTokenizer, type Tokenizer } from './tokenizer.js'
-import { loadBlockWeights, loadMatrix, loadNorm } from './weights.js'
+import { checkpointSpec, loadBlockWeights, loadMatrix, loadNorm } from './weights.js'
 
 export interface LoadOptions {
   device?: Device
@@ -28,7 +27,7 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
   const threads = checkThreads(options.threads)
   const checkpoint = await openCheckpoint(source, { threads })
   try {
-    const spec = decoderSpec(checkpoint.config)
+    const spec = checkpointSpec(checkpoint)
     using blocks = new Handles()
     const natives: NativeDecoderBlock[] = []
     for (const block of spec.blocks) {

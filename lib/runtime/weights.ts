@@ -1,10 +1,28 @@
 /** Loads a block's or a model's weights from a checkpoint, quantized or not, as the native code takes them. */
-import type { DecoderBlockSpec, LinearSpec } from '../architecture/spec.js'
+import path from 'node:path'
+import { decoderSpec } from '../architecture/index.js'
+import type { DecoderBlockSpec, DecoderSpec, LinearSpec } from '../architecture/spec.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import { SlimError } from '../errors.js'
 import { addon, type BlockWeights, type NativePackedMatrix, type NativeTensor } from '../native/addon.js'
 import { Handles } from '../native/handles.js'
 import { FORMAT_VERSION } from '../packed/manifest.js'
+
+/** What the model of a checkpoint is; errors name its configuration. */
+export function checkpointSpec(checkpoint: Checkpoint): DecoderSpec {
+  try {
+    return decoderSpec(checkpoint.config)
+  } catch (error) {
+    if (!(error instanceof SlimError)) throw error
+    const file = checkpoint.format === 'gguf' ? checkpoint.path : path.join(checkpoint.path, 'config.json')
+    throw new SlimError(error.code, `${file}: ${error.message}`, {
+      ...error,
+      remedy: undefined,
+      file,
+      cause: error,
+    })
+  }
+}
 
 /** The four tensors of a packed matrix, by the suffix of their names. */
 export const PACKED_PARTS = {

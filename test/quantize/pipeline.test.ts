@@ -213,6 +213,7 @@ describe('quantize refuses', () => {
     )
     const error = await rejection(quantize(at('unknown'), small(at('never'))))
     expect(error).toMatchObject({ code: 'SLIM_UNSUPPORTED_ARCHITECTURE' })
+    expect(error).toMatchObject({ file: path.join(at('unknown'), 'config.json') })
     expect(error.message).toMatch(/llama.*qwen3/s)
     expect(existsSync(at('never'))).toBe(false)
   })
@@ -230,6 +231,25 @@ describe('quantize refuses', () => {
     expect(error).toMatchObject({ code: 'SLIM_TENSOR_NON_FINITE', file, tensor })
     expect(error.message).toContain('77')
     expect(existsSync(at('never'))).toBe(false)
+  })
+
+  it('a head that is tied, no source, no options: and nothing stands in the way of the next call', async () => {
+    const plain = { method: 'rtn', calibration: undefined } as const
+    expect(await rejection(quantize(demo, small(at('tied'), { ...plain, headBits: 4 })))).toMatchObject({
+      code: 'SLIM_INVALID_ARGUMENT',
+      parameter: 'headBits',
+    })
+    expect(existsSync(at('tied.partial'))).toBe(false)
+    expect(await rejection(quantize(undefined as never, small(at('tied'))))).toMatchObject({
+      parameter: 'source',
+    })
+    expect(await rejection(quantize(demo, undefined as never))).toMatchObject({ parameter: 'options' })
+    // A run that ended before its first block has nothing to lose, and does not block other settings.
+    const controller = new AbortController()
+    const abort = () => controller.abort()
+    await rejection(quantize(demo, small(at('tied'), { signal: controller.signal, onProgress: abort })))
+    expect(existsSync(at('tied.partial'))).toBe(true)
+    await quantize(demo, small(at('tied'), plain))
   })
 
   it('an unfinished-run folder that is not ours, whatever its name', async () => {

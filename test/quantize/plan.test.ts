@@ -95,6 +95,8 @@ describe('readBitMap', () => {
 describe('resolveSettings', () => {
   it.each([
     [{ bits: 0 }, 'bits'],
+    [{ bitz: 3 } as never, 'bitz'],
+    [{ calibration: { text: '', sample: 3 } as never }, 'calibration.sample'],
     [{ bits: 9 }, 'bits'],
     [{ bits: 2.5 }, 'bits'],
     [{ groupSize: 48 }, 'groupSize'],
