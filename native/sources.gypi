@@ -45,9 +45,12 @@
       "native/quant/packed_matrix.cc",
       "native/quant/quantize_linear.cc",
       "native/quant/quantizer.cc",
+      "native/quant/refinement.cc",
+      "native/quant/group_errors.cc",
       "native/quant/salience.cc",
       "native/quant/scale_search.cc",
-      "native/quant/softmax_divergence.cc"
+      "native/quant/softmax_divergence.cc",
+      "native/quant/wide_scale_search.cc"
     ]
   }
 }

@@ -68,13 +68,18 @@ export interface NativePackedMatrix {
   dispose(): void
 }
 
+/** How the scales of groups are chosen: range, SQC, or the wide search weighted by the Hessian's diagonal. */
+export type Quantizer = 'minmax' | 'sqc' | 'wide'
+
 export interface QuantizeLinearOptions {
   bits: number
   groupSize: number
   /** All groups at `bits`; or SBA (METHODS: salience-determined bit allocation); or the bits of every group. */
   allocation: 'uniform' | 'sba' | Uint8Array
-  quantizer: 'minmax' | 'sqc'
+  quantizer: Quantizer
   compensation: 'none' | 'gptq'
+  /** Most sweeps of the refinement after GPTQ (default 0: none). */
+  sweeps?: number
 }
 
 export interface QuantizedLinear {
@@ -93,7 +98,15 @@ export interface QuantizedLinear {
   kl: Float64Array | null
   /** Salience of every group, or null. */
   salience: Float64Array | null
-  seconds: { factor: number; allocation: number; quantizer: number; compensation: number }
+  /** tr((W−Q)H(W−Q)ᵀ), up to a factor, before the refinement and after each of its sweeps. */
+  objective: Float64Array
+  seconds: {
+    factor: number
+    allocation: number
+    quantizer: number
+    compensation: number
+    refinement: number
+  }
 }
 
 export type LinearRole = 'q' | 'k' | 'v' | 'qkv' | 'o' | 'gate' | 'up' | 'gateUp' | 'down'
@@ -255,16 +268,28 @@ export interface NativeAddon {
   fitGroups(
     weight: NativeTensor,
     groupBits: Uint8Array,
-    options: { groupSize: number; quantizer: 'minmax' | 'sqc' },
+    options: { groupSize: number; quantizer: Quantizer },
     threads: number,
   ): NativeJob<NativePackedMatrix>
   gptq(
     weight: NativeTensor,
     hessian: NativeTensor,
     groupBits: Uint8Array,
-    options: { groupSize: number; quantizer: 'minmax' | 'sqc' },
+    /** exactScales, internal to tests: errors fed back are those of scales before they are rounded to float16. */
+    options: { groupSize: number; quantizer: Quantizer; exactScales?: boolean },
     threads: number,
   ): NativeJob<NativePackedMatrix>
+  /**
+   * What width b = 1 … mostBits would cost group g, at [g · mostBits + b − 1]: Σ_o rows[o] Σ_j e²/U_jj², U from
+   * the Hessian's GPTQ factor.
+   */
+  groupErrors(
+    weight: NativeTensor,
+    hessian: NativeHessian,
+    rows: Float64Array,
+    options: { groupSize: number; quantizer: Quantizer; mostBits: number },
+    threads: number,
+  ): NativeJob<Float64Array>
 
   DecoderBlock: new (spec: BlockSpec, weights: BlockWeights) => NativeDecoderBlock
   DecoderModel: new (parts: ModelParts) => NativeDecoderModel

@@ -91,16 +91,25 @@ BlockWeights asBlockWeights(const Napi::Value& value) {
   return weights;
 }
 
-std::shared_ptr<Hessian> asTap(const Napi::Object& taps, const char* name, size_t size) {
+BlockTaps::Tap asTap(const Napi::Object& taps, const Napi::Value& tokenWeights, const char* name, size_t size,
+                     size_t tokens) {
   const Napi::Value value = taps.Get(name);
-  if (isMissing(value)) return nullptr;
+  if (isMissing(value)) return {};
   std::shared_ptr<Hessian> hessian = HessianObject::get(value);
   const std::string parameter = std::string("taps.") + name;
   if (!hessian) throwInvalid(value.Env(), parameter, "a Hessian that is not disposed", value);
   if (hessian->size() != size)
     throw toError(value.Env(), Status::invalidArgument(parameter, "a Hessian of size " + std::to_string(size),
                                                        std::to_string(hessian->size())));
-  return hessian;
+  if (isMissing(tokenWeights)) return {hessian, nullptr};
+  const Napi::Value given = asObject(tokenWeights, "tokenWeights").Get(name);
+  if (isMissing(given)) return {hessian, nullptr};
+  const std::string weights = std::string("tokenWeights.") + name;
+  if (!given.IsTypedArray() || given.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array ||
+      given.As<Napi::TypedArray>().ElementLength() != tokens)
+    throwInvalid(value.Env(), weights, "a Float32Array of " + std::to_string(tokens) + " weights", given);
+  const auto array = given.As<Napi::Float32Array>();
+  return {hessian, std::make_shared<std::vector<float>>(array.Data(), array.Data() + tokens)};
 }
 
 }  // namespace
@@ -139,15 +148,35 @@ Napi::Value DecoderBlockObject::forward(const Napi::CallbackInfo& info) {
   if (const Napi::Value given = options.Get("taps"); !isMissing(given)) {
     const auto object = asObject(given, "taps");
     taps = std::make_shared<BlockTaps>();
-    taps->qkv = asTap(object, "qkv", spec.hiddenSize);
-    taps->o = asTap(object, "o", spec.queryWidth());
-    taps->gateUp = asTap(object, "gateUp", spec.hiddenSize);
-    taps->down = asTap(object, "down", block_->intermediateSize());
+    const Napi::Value weights = options.Get("tokenWeights");
+    taps->qkv = asTap(object, weights, "qkv", spec.hiddenSize, states->rows());
+    taps->o = asTap(object, weights, "o", spec.queryWidth(), states->rows());
+    taps->gateUp = asTap(object, weights, "gateUp", spec.hiddenSize, states->rows());
+    taps->down = asTap(object, weights, "down", block_->intermediateSize(), states->rows());
+  }
+  std::shared_ptr<DecoderBlock> original;
+  TensorPtr originalStates;
+  if (const Napi::Value given = options.Get("original"); !isMissing(given)) {
+    const auto object = asObject(given, "original");
+    original = get(object.Get("block"));
+    originalStates = asTensor(object.Get("states"), "original.states");
+    if (!taps) throwInvalid(env, "original", "nothing without taps", given);
+    if (!original) throwInvalid(env, "original.block", "a decoder block", object.Get("block"));
+    if (originalStates->dtype() != DType::F32 || originalStates->shape() != states->shape())
+      throwInvalid(env, "original.states", "a tensor as states", object.Get("states"));
+    if (original->spec().hiddenSize != spec.hiddenSize ||
+        original->spec().queryWidth() != spec.queryWidth() ||
+        original->intermediateSize() != block_->intermediateSize())
+      throwInvalid(env, "original.block", "a block of the same shape", object.Get("block"));
+    taps->original = original.get();
+    taps->originalStates = originalStates->as<float>();
   }
   auto pool = asThreads(info[2]);
   return startJob(
       env,
       [=, block = block_](const CancelFlag& cancelled) {
+        (void)original;  // taps point at it and at its states
+        (void)originalStates;
         BlockScratch scratch;
         return block->forward(states->as<float>(), states->rows(), sequenceLength, taps.get(), scratch, *pool,
                               cancelled);

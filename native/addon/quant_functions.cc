@@ -5,6 +5,7 @@
 #include "addon/arguments.h"
 #include "addon/hessian_object.h"
 #include "addon/packed_object.h"
+#include "quant/group_errors.h"
 #include "quant/quantize_linear.h"
 #include "quant/salience.h"
 
@@ -33,9 +34,9 @@ int asBits(const Napi::Value& value, const std::string& name) {
 
 Quantizer asQuantizer(const Napi::Value& value, const std::string& name) {
   const std::string quantizer = value.IsString() ? asString(value, name) : "";
-  if (quantizer != "minmax" && quantizer != "sqc")
-    throwInvalid(value.Env(), name, "\"minmax\" or \"sqc\"", value);
-  return quantizer == "sqc" ? Quantizer::Sqc : Quantizer::MinMax;
+  if (quantizer != "minmax" && quantizer != "sqc" && quantizer != "wide")
+    throwInvalid(value.Env(), name, "\"minmax\", \"sqc\" or \"wide\"", value);
+  return quantizer == "minmax" ? Quantizer::MinMax : quantizer == "sqc" ? Quantizer::Sqc : Quantizer::Wide;
 }
 
 Napi::Value toFloat64Array(Napi::Env env, const std::vector<double>& values) {
@@ -103,6 +104,12 @@ Napi::Value quantizeLinearStep(const Napi::CallbackInfo& info) {
   if (compensationName != "none" && compensationName != "gptq")
     throwInvalid(env, "options.compensation", "\"none\" or \"gptq\"", compensation);
   options.compensate = compensationName == "gptq";
+  if (!object.Get("sweeps").IsUndefined())
+    options.refinement.sweeps = int(asSize(object.Get("sweeps"), "options.sweeps", 0));
+  if (!object.Get("driftWeight").IsUndefined())
+    options.driftWeight = asNumber(object.Get("driftWeight"), "options.driftWeight");
+  if (options.refinement.sweeps > 0 && !options.compensate)
+    throwInvalid(env, "options.sweeps", "0 without compensation", object.Get("sweeps"));
 
   auto result = std::make_shared<QuantizedLinear>();
   return startJob(
@@ -116,6 +123,7 @@ Napi::Value quantizeLinearStep(const Napi::CallbackInfo& info) {
         seconds.Set("allocation", result->allocationSeconds);
         seconds.Set("quantizer", result->seconds.quantizer);
         seconds.Set("compensation", result->seconds.compensation);
+        seconds.Set("refinement", result->refinementSeconds);
         auto value = Napi::Object::New(e);
         value.Set("packed", PackedObject::wrap(e, result->packed));
         value.Set("groupBits", toUint8Array(e, result->groupBits));
@@ -124,6 +132,7 @@ Napi::Value quantizeLinearStep(const Napi::CallbackInfo& info) {
         value.Set("salienceDamping", result->salienceDamping);
         value.Set("kl", result->kl.empty() ? e.Null() : toFloat64Array(e, result->kl));
         value.Set("salience", result->salience.empty() ? e.Null() : toFloat64Array(e, result->salience));
+        value.Set("objective", toFloat64Array(e, result->objective));
         value.Set("seconds", seconds);
         return value;
       });
@@ -213,6 +222,40 @@ Napi::Value allocateBitsStep(const Napi::CallbackInfo& info) {
       });
 }
 
+// groupErrors(weight, hessian, rows, { groupSize, quantizer, mostBits }, threads): NativeJob<Float64Array>
+Napi::Value groupErrorsStep(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  const auto options = asObject(info[3], "options");
+  const auto weight = asGroupedWeight(info[0], options.Get("groupSize"), "options.groupSize");
+  auto hessian = asHessian(info[1], "hessian");
+  const auto rows = asDoubles(info[2], "rows");
+  const auto quantizer = asQuantizer(options.Get("quantizer"), "options.quantizer");
+  const int mostBits = asBits(options.Get("mostBits"), "options.mostBits");
+  auto pool = asThreads(info[4]);
+  if (rows.size() != weight.tensor->rows())
+    throw toError(
+        env, Status::invalidArgument("rows", std::to_string(weight.tensor->rows()) + " values, one a row",
+                                     std::to_string(rows.size())));
+  auto errors = std::make_shared<std::vector<double>>();
+  return startJob(
+      env,
+      [=](const CancelFlag& cancelled) {
+        const auto reading = hessian->reading();
+        const size_t cols = weight.groups.cols;
+        std::vector<float> w, diagonal(cols);
+        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, cancelled, w));
+        clearDeadChannels(w, hessian->deadChannels());
+        std::shared_ptr<const InverseFactor> factor;
+        SLIM_RETURN_IF_ERROR(hessian->gptqFactor(*pool, cancelled, factor));
+        for (size_t j = 0; j < cols; ++j) diagonal[j] = factor->upper[j * cols + j];
+        const std::vector<float> h = hessian->diagonal();
+        *errors = groupErrors({w.data(), w.size() / cols, weight.groups},
+                              {diagonal.data(), h.data(), rows.data()}, mostBits, quantizer, *pool);
+        return Status::success();
+      },
+      [=](Napi::Env e) { return toFloat64Array(e, *errors); });
+}
+
 // What fitGroups and gptq share: quantize with the given bits, compensated or not, and pack.
 Napi::Value quantizeStep(Napi::Env env, const Napi::Value& weightValue, TensorPtr h,
                          const Napi::Value& groupBitsValue, const Napi::Object& options,
@@ -221,6 +264,7 @@ Napi::Value quantizeStep(Napi::Env env, const Napi::Value& weightValue, TensorPt
   const auto groupBits = asGroupBits(groupBitsValue, "groupBits");
   throwIfError(env, checkGroupBits(groupBits, weight.groups));
   const auto quantizer = asQuantizer(options.Get("quantizer"), "options.quantizer");
+  const bool exactScales = options.Get("exactScales").ToBoolean();
   auto pool = asThreads(threads);
   auto packed = std::make_shared<std::shared_ptr<PackedMatrix>>();
   return startJob(
@@ -237,9 +281,15 @@ Napi::Value quantizeStep(Napi::Env env, const Napi::Value& weightValue, TensorPt
         }
         GroupCodes codes;
         QuantizationSeconds seconds;
-        SLIM_RETURN_IF_ERROR(quantizeGroups(w, w.size() / cols, weight.groups, groupBits, quantizer,
-                                            compensate ? &factor : nullptr, *pool, cancelled, codes,
-                                            seconds));
+        std::vector<float> diagonal;
+        if (compensate)
+          for (size_t j = 0; j < cols; ++j) diagonal.push_back(h->as<float>()[j * cols + j]);
+        SLIM_RETURN_IF_ERROR(quantizeGroups(w, w.size() / cols, weight.groups, groupBits,
+                                            {.quantizer = quantizer,
+                                             .h = compensate ? diagonal.data() : nullptr,
+                                             .factor = compensate ? &factor : nullptr,
+                                             .exactScales = exactScales},
+                                            *pool, cancelled, codes, seconds));
         return PackedMatrix::pack(codes, *packed);
       },
       [=](Napi::Env e) { return PackedObject::wrap(e, *packed); });
@@ -264,6 +314,7 @@ void registerQuant(Napi::Object exports) {
   exportFunction<groupSalienceStep>(exports, "groupSalience");
   exportFunction<inverseFactorStep>(exports, "inverseFactor");
   exportFunction<allocateBitsStep>(exports, "allocateBits");
+  exportFunction<groupErrorsStep>(exports, "groupErrors");
   exportFunction<fitGroupsStep>(exports, "fitGroups");
   exportFunction<gptqStep>(exports, "gptq");
 }

@@ -10,7 +10,9 @@
 #include "decoder/kernels.h"
 #include "decoder/kv_cache.h"
 #include "quant/scale_search.h"
+#include "quant/refinement.h"
 #include "quant/softmax_divergence.h"
+#include "quant/wide_scale_search.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
@@ -29,6 +31,8 @@ inline Vector exponent(Vector x) { return __builtin_convertvector((IntVector(x) 
 inline Vector mantissa(Vector x) { return Vector((IntVector(x) & 0x7fffff) | 0x3f800000); }
 
 #include "cpu/scale_search.inl"
+#include "cpu/wide_scale_search.inl"
+#include "cpu/refinement.inl"
 
 }  // namespace
 
@@ -38,6 +42,8 @@ const DecoderKernels kAvx2Kernels = {mapInPlace<exp>,  mapInPlace<tanh>,     map
                                      sumExp,           sumExpDifference,     attend};
 const SoftmaxKernels kSoftmaxAvx2 = {logProbabilities, divergence};
 const ScaleSearch kScaleSearchAvx2 = searchScale;
+const WideScaleSearch kWideScaleSearchAvx2 = searchWideScale;
+const RefinementKernels kRefinementAvx2 = {multiplyLevels, descendCodes};
 
 }  // namespace slim
 #pragma GCC pop_options

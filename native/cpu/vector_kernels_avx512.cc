@@ -10,7 +10,9 @@
 #include "decoder/kernels.h"
 #include "decoder/kv_cache.h"
 #include "quant/scale_search.h"
+#include "quant/refinement.h"
 #include "quant/softmax_divergence.h"
+#include "quant/wide_scale_search.h"
 
 #pragma GCC push_options
 #pragma GCC diagnostic push
@@ -32,6 +34,8 @@ inline Vector exponent(Vector x) { return _mm512_getexp_ps(x); }
 inline Vector mantissa(Vector x) { return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
 
 #include "cpu/scale_search.inl"
+#include "cpu/wide_scale_search.inl"
+#include "cpu/refinement.inl"
 
 }  // namespace
 
@@ -41,6 +45,8 @@ const DecoderKernels kAvx512Kernels = {mapInPlace<exp>,  mapInPlace<tanh>,     m
                                        sumExp,           sumExpDifference,     attend};
 const SoftmaxKernels kSoftmaxAvx512 = {logProbabilities, divergence};
 const ScaleSearch kScaleSearchAvx512 = searchScale;
+const WideScaleSearch kWideScaleSearchAvx512 = searchWideScale;
+const RefinementKernels kRefinementAvx512 = {multiplyLevels, descendCodes};
 
 }  // namespace slim
 #pragma GCC diagnostic pop

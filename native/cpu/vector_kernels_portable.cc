@@ -7,6 +7,7 @@
 
 #include "decoder/kernels.h"
 #include "decoder/kv_cache.h"
+#include "quant/refinement.h"
 #include "quant/softmax_divergence.h"
 
 namespace slim {
@@ -18,6 +19,7 @@ typedef float Vector __attribute__((vector_size(16)));
 inline Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
 
 #include "cpu/attention_tile.inl"
+#include "cpu/refinement.inl"
 
 }  // namespace
 
@@ -25,5 +27,6 @@ extern const DecoderKernels kPortableKernels;
 const DecoderKernels kPortableKernels = {mapInPlace<exp>,  mapInPlace<tanh>,     mapInPlace<silu>,
                                          mapInPlace<gelu>, mapInPlace<geluTanh>, maximum,
                                          sumExp,           sumExpDifference,     attend};
+const RefinementKernels kRefinementPortable = {multiplyLevels, descendCodes};
 
 }  // namespace slim

@@ -85,12 +85,22 @@ Status fill(const NormSlot& slot, const NormSpec& spec, const BlockWeights& weig
   return Status::success();
 }
 
-void tap(const BlockTaps* taps, std::shared_ptr<Hessian> BlockTaps::*name, const float* x, size_t tokens,
-         size_t stride, size_t sequences, ThreadPool& pool) {
-  if (taps && taps->*name) (taps->*name)->add(x, tokens, stride, sequences, pool);
-}
-
 }  // namespace
+
+// What the taps need to know of a tile.
+struct DecoderBlock::TapTile {
+  const BlockTaps& taps;
+  size_t firstToken, tokens, endingSequences;
+  const BlockScratch* original;  // of the original block's pass over the tile; it holds its inputs
+
+  void add(const BlockTaps::Tap& tap, const float* x, size_t stride, FloatBuffer BlockScratch::*buffer,
+           ThreadPool& pool) const {
+    if (!tap.hessian) return;
+    tap.hessian->add(x, tokens, stride, endingSequences, pool,
+                     {.original = original ? (original->*buffer).data() : nullptr,
+                      .tokenWeights = tap.tokenWeights ? tap.tokenWeights->data() + firstToken : nullptr});
+  }
+};
 
 Status DecoderBlock::make(BlockSpec spec, const BlockWeights& weights, std::shared_ptr<DecoderBlock>& out) {
   SLIM_RETURN_IF_ERROR(checkSpec(spec));
@@ -138,20 +148,33 @@ Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength
     return Status::invalidArgument("sequenceLength", "a divisor of the " + std::to_string(tokens) + " tokens",
                                    std::to_string(sequenceLength));
   const size_t sequences = tokens / sequenceLength, most = tileTokens();
+  const DecoderBlock* original = taps ? taps->original : nullptr;
+  BlockScratch originalScratch;
   // Whole sequences, several at a time; of longer sequences one chunk after the other, appended to its keys
   // and values.
   const size_t together = std::clamp<size_t>(most / sequenceLength, 1, std::max<size_t>(sequences, 1));
   scratch.keyValues.resize(together);
-  for (KeyValues& kv : scratch.keyValues) SLIM_RETURN_IF_ERROR(kv.allocate(spec_, sequenceLength));
+  originalScratch.keyValues.resize(original ? together : 0);
+  for (BlockScratch* s : {&scratch, &originalScratch})
+    for (KeyValues& kv : s->keyValues) SLIM_RETURN_IF_ERROR(kv.allocate(spec_, sequenceLength));
   for (size_t first = 0; first < sequences; first += together) {
     TokenTile tile;
     tile.sequences = std::min(together, sequences - first);
     for (tile.start = 0; tile.start < sequenceLength; tile.start += tile.length) {
       if (cancelled.load()) return Status::aborted();
       tile.length = std::min(most, sequenceLength - tile.start);
-      const bool ends = tile.start + tile.length == sequenceLength;
-      runTile(states + (first * sequenceLength + tile.start) * spec_.hiddenSize, tile,
-              scratch.keyValues.data(), taps, ends ? tile.sequences : 0, scratch, pool);
+      const size_t firstToken = first * sequenceLength + tile.start, at = firstToken * spec_.hiddenSize;
+      if (original)
+        original->runTile(taps->originalStates + at, tile, originalScratch.keyValues.data(), nullptr,
+                          originalScratch, pool);
+      if (taps) {
+        const bool ends = tile.start + tile.length == sequenceLength;
+        const TapTile tapTile{*taps, firstToken, tile.tokens(), ends ? tile.sequences : 0,
+                              original ? &originalScratch : nullptr};
+        runTile(states + at, tile, scratch.keyValues.data(), &tapTile, scratch, pool);
+      } else {
+        runTile(states + at, tile, scratch.keyValues.data(), nullptr, scratch, pool);
+      }
     }
   }
   return Status::success();
@@ -164,15 +187,15 @@ Status DecoderBlock::append(float* states, size_t tokens, size_t start, KeyValue
     if (cancelled.load()) return Status::aborted();
     tile.length = std::min(tileTokens(), tokens - done);
     tile.start = start + done;
-    runTile(states + done * spec_.hiddenSize, tile, &past, nullptr, 0, scratch, pool);
+    runTile(states + done * spec_.hiddenSize, tile, &past, nullptr, scratch, pool);
   }
   return Status::success();
 }
 
 // x ← x + attention(norm x), then x ← x + mlp(norm' x); in parallel: x ← x + attention(norm x) + mlp(norm'
 // x).
-void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
-                           size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
+void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps,
+                           BlockScratch& scratch, ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
   float* x = states;
   if (taps) {
@@ -182,18 +205,17 @@ void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyV
   float* mlpInput = scratch.mlpNormed.reserve(tokens * hidden);
   const auto normForMlp = [&] { preMlpNorm_.apply(pool, tokens, x, hidden, mlpInput, hidden); };
   if (spec_.residual == Residual::Parallel) normForMlp();
-  runAttention(x, tile, keyValues, taps, endingSequences, scratch, pool);
+  runAttention(x, tile, keyValues, taps, scratch, pool);
   if (spec_.residual == Residual::Sequential) normForMlp();
-  runMlp(x, mlpInput, tile, taps, endingSequences, scratch, pool);
+  runMlp(x, mlpInput, tile, taps, scratch, pool);
 }
 
 void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues* keyValues,
-                                const BlockTaps* taps, size_t endingSequences, BlockScratch& scratch,
-                                ThreadPool& pool) const {
+                                const TapTile* taps, BlockScratch& scratch, ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize, width = spec_.qkvWidth();
   float* normed = scratch.normed.reserve(tokens * hidden);
   inputNorm_.apply(pool, tokens, states, hidden, normed, hidden);
-  tap(taps, &BlockTaps::qkv, normed, tokens, hidden, endingSequences, pool);
+  if (taps) taps->add(taps->taps.qkv, normed, hidden, &BlockScratch::normed, pool);
 
   float* qkv = scratch.qkv.reserve(tokens * width);
   if (qkv_) {
@@ -207,14 +229,14 @@ void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues*
   prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
   float* attended = scratch.attended.reserve(tokens * spec_.queryWidth());
   attention(pool, spec_, tile, qkv, keyValues, attended, scratch.attention);
-  tap(taps, &BlockTaps::o, attended, tokens, spec_.queryWidth(), endingSequences, pool);
+  if (taps) taps->add(taps->taps.o, attended, spec_.queryWidth(), &BlockScratch::attended, pool);
   addOutput(o_, postAttentionNorm_, tokens, attended, spec_.queryWidth(), states, scratch, pool);
 }
 
-void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
-                          size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
+void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps,
+                          BlockScratch& scratch, ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
-  tap(taps, &BlockTaps::gateUp, input, tokens, hidden, endingSequences, pool);
+  if (taps) taps->add(taps->taps.gateUp, input, hidden, &BlockScratch::mlpNormed, pool);
   const bool gated = spec_.mlp != Mlp::Plain;
   const size_t width = gated ? 2 * intermediate_ : intermediate_;
   float* inner = scratch.mlp.reserve(tokens * width);
@@ -226,7 +248,7 @@ void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& ti
     up_.apply(pool, tokens, input, hidden, up, width, false);
   }
   activateRows(pool, spec_.activation, tokens, intermediate_, inner, gated ? up : nullptr, width);
-  tap(taps, &BlockTaps::down, inner, tokens, width, endingSequences, pool);
+  if (taps) taps->add(taps->taps.down, inner, width, &BlockScratch::mlp, pool);
   if (!taps) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
 }
 

@@ -30,9 +30,19 @@ struct BlockWeights {
   std::map<std::string, NormWeights> norms;
 };
 
-/// Hessians of the four inputs of a block's linear layers; null: not wanted.
+class DecoderBlock;
+
+/// The four inputs of a block's linear layers, and what is gathered of each.
 struct BlockTaps {
-  std::shared_ptr<Hessian> qkv, o, gateUp, down;
+  struct Tap {
+    std::shared_ptr<Hessian> hessian;                        // null: not wanted
+    std::shared_ptr<const std::vector<float>> tokenWeights;  // of all tokens; null: all count the same
+  };
+  Tap qkv, o, gateUp, down;
+  /// The unquantized block and its states, which become its output: its inputs go to the Hessians beside
+  /// those that the quantized blocks before have changed.
+  const DecoderBlock* original = nullptr;
+  float* originalStates = nullptr;
 };
 
 /// What a forward pass needs beside the states; reused from block to block.
@@ -63,13 +73,14 @@ class DecoderBlock {
                 ThreadPool& pool, const CancelFlag& cancelled) const;
 
  private:
+  struct TapTile;
   size_t tileTokens() const;
-  void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
-               size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
-  void runAttention(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
-                    size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
-  void runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
-              size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
+  void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps,
+               BlockScratch& scratch, ThreadPool& pool) const;
+  void runAttention(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps,
+                    BlockScratch& scratch, ThreadPool& pool) const;
+  void runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps,
+              BlockScratch& scratch, ThreadPool& pool) const;
   void addOutput(const Linear& linear, const Norm& norm, size_t tokens, const float* x, size_t xStride,
                  float* states, BlockScratch& scratch, ThreadPool& pool) const;
 

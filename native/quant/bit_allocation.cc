@@ -19,7 +19,7 @@ void addRounded(const GroupedWeight& weight, size_t group, int bits, float sign,
     const size_t firstRow = tile * kLanes, rows = std::min(kLanes, weight.rows - firstRow);
     std::vector<float> lanes(width * kLanes);
     loadLanes(weight, group, firstRow, lanes.data());
-    const GroupFit fit(Quantizer::MinMax, bits, lanes.data(), width);
+    const GroupFit fit(Quantizer::MinMax, bits, lanes.data(), width, nullptr);
     for (size_t j = 0; j < width; ++j) {
       float quantized[kLanes];
       uint8_t codes[kLanes];

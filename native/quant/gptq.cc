@@ -35,10 +35,13 @@ void quantizeLanes(float* lanes, size_t width, const GroupFit& fit, const float*
 }  // namespace
 
 Status quantizeGroups(std::vector<float>& w, size_t rows, const Groups& groups,
-                      const std::vector<uint8_t>& groupBits, Quantizer quantizer, const InverseFactor* factor,
+                      const std::vector<uint8_t>& groupBits, const GroupQuantization& options,
                       ThreadPool& pool, const CancelFlag& cancelled, GroupCodes& out,
                       QuantizationSeconds& seconds) {
   const size_t cols = groups.cols, count = groups.count();
+  const InverseFactor* factor = options.factor;
+  const std::vector<float> ones(options.h ? 0 : cols, 1.0f);
+  const float* h = options.h ? options.h : ones.data();
   const Stopwatch total;
   out.rows = rows;
   out.cols = cols;
@@ -74,9 +77,9 @@ Status quantizeGroups(std::vector<float>& w, size_t rows, const Groups& groups,
       std::vector<uint8_t> codes(width * kLanes);
       loadLanes({w.data(), rows, groups}, g, firstRow, lanes.data());
       const Stopwatch fitting;
-      GroupFit fit(quantizer, bits, lanes.data(), width);
+      GroupFit fit(options.quantizer, bits, lanes.data(), width, h + begin);
       fitSeconds[size_t(thread)] += fitting.seconds();
-      fit.roundToStored();
+      if (!options.exactScales) fit.roundToStored();
       quantizeLanes(lanes.data(), width, fit, diagonalBlock, cols, codes.data(), laneErrors.data());
 
       for (size_t r = 0; r < tileRows; ++r) {

@@ -15,12 +15,20 @@ struct QuantizationSeconds {
   double quantizer = 0, compensation = 0;
 };
 
+struct GroupQuantization {
+  Quantizer quantizer = Quantizer::MinMax;
+  const float* h = nullptr;  // [cols] what an error of each column costs: the Hessian's diagonal; for Wide
+  const InverseFactor* factor = nullptr;  // U: GPTQ; nullptr: no compensation
+  /// Feeds back the errors of scales as fitted, not as stored: for comparison with references that do so.
+  bool exactScales = false;
+};
+
 /// Quantizes w [rows, cols] group by group, columns in natural order. With a factor U (GPTQ) each column's
 /// error, divided by U_jj, is taken off the columns after it along row j of U, so that they make up for it,
 /// and a group's quantizer is fitted to the weights as they are when their turn comes; w ends as the
-/// compensated weights. With nullptr every group is quantized as it stands.
+/// compensated weights. Without, every group is quantized as it stands.
 Status quantizeGroups(std::vector<float>& w, size_t rows, const Groups& groups,
-                      const std::vector<uint8_t>& groupBits, Quantizer quantizer, const InverseFactor* factor,
+                      const std::vector<uint8_t>& groupBits, const GroupQuantization& options,
                       ThreadPool& pool, const CancelFlag& cancelled, GroupCodes& out,
                       QuantizationSeconds& seconds);
 

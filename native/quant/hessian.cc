@@ -1,6 +1,7 @@
 #include "quant/hessian.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cpu/gemm.h"
 
@@ -8,8 +9,31 @@ namespace slim {
 
 Hessian::Hessian(size_t size, size_t keepEvery) : size_(size), keepEvery_(keepEvery), sum_(size * size) {}
 
-void Hessian::add(const float* x, size_t tokens, size_t stride, size_t sequences, ThreadPool& pool) {
+void Hessian::add(const float* x, size_t tokens, size_t stride, size_t sequences, ThreadPool& pool,
+                  const InputExtras& extras) {
   std::unique_lock writing(access_);
+  std::vector<float> weighted, drift;
+  // Rows of `from`, less those of `minus`, times the roots of the weights.
+  const auto scaled = [&](const float* from, const float* minus) {
+    std::vector<float> out(tokens * size_);
+    pool.parallelFor(tokens, [&](size_t t, int) {
+      const float root = extras.tokenWeights ? std::sqrt(extras.tokenWeights[t]) : 1.0f;
+      for (size_t j = 0; j < size_; ++j)
+        out[t * size_ + j] = root * (from[t * stride + j] - (minus ? minus[t * stride + j] : 0.0f));
+    });
+    return out;
+  };
+  if (extras.original) drift = scaled(extras.original, x);
+  if (extras.tokenWeights) {
+    weighted = scaled(x, nullptr);
+    x = weighted.data();
+    stride = size_;
+  }
+  if (extras.original) {
+    drift_.resize(size_ * size_);
+    gemm(pool, size_, size_, tokens, Operand::columnMajor(drift.data(), size_),
+         Operand::columnMajor(x, stride), drift_.data(), size_, {.accumulate = true});
+  }
   const Operand channels = Operand::columnMajor(x, stride);
   gemm(pool, size_, size_, tokens, channels, channels, sum_.data(), size_,
        {.accumulate = true, .upperOnly = true});
@@ -76,6 +100,12 @@ Status Hessian::salienceFactor(ThreadPool& pool, const CancelFlag& cancelled,
   }
   out = salienceFactor_;
   return Status::success();
+}
+
+std::vector<float> Hessian::diagonal() const {
+  std::vector<float> diagonal(size_);
+  for (size_t j = 0; j < size_; ++j) diagonal[j] = sum_[j * size_ + j];
+  return diagonal;
 }
 
 std::vector<uint8_t> Hessian::deadChannels() const {

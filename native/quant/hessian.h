@@ -17,6 +17,14 @@ struct SalienceFactor {
   double damping;               // λ: 0.01, or more where that was not enough
 };
 
+/// What may come with inputs x.
+struct InputExtras {
+  /// The inputs x̃ that the original model would have given, in place of x; the same stride.
+  const float* original = nullptr;
+  /// [tokens] How much each token counts (mean 1): X becomes diag(√weights) X.
+  const float* tokenWeights = nullptr;
+};
+
 class Hessian {
  public:
   /// `keepEvery`: every how many tokens a row of X is kept for the KL of SBA; 0 keeps none.
@@ -26,7 +34,8 @@ class Hessian {
   size_t sequences() const { return sequences_; }
 
   /// Adds x [tokens, size] (row stride `stride` elements), `sequences` whole sequences. Waits for readers.
-  void add(const float* x, size_t tokens, size_t stride, size_t sequences, ThreadPool& pool);
+  void add(const float* x, size_t tokens, size_t stride, size_t sequences, ThreadPool& pool,
+           const InputExtras& extras = {});
 
   /// While one is held, add() waits; what follows is called under it when another thread may add.
   std::shared_lock<std::shared_mutex> reading() const { return std::shared_lock(access_); }
@@ -36,6 +45,10 @@ class Hessian {
   /// Σ XᵀX [size, size], symmetric, and the factor 2/N that makes it H.
   const float* sum() const;
   float scale() const { return 2.0f / float(sequences_); }
+  /// Σ (X̃ − X)ᵀ X [size, size]; empty where no original inputs came.
+  const std::vector<float>& drift() const { return drift_; }
+  /// Σ x_j² of every channel [size].
+  std::vector<float> diagonal() const;
   /// Kept rows, float32 [kept, size].
   const std::vector<float>& samples() const { return samples_; }
   size_t sampleCount() const { return samples_.size() / size_; }
@@ -56,6 +69,7 @@ class Hessian {
   mutable std::shared_mutex access_;
   mutable std::vector<float>
       sum_;  // upper triangle of Σ XᵀX; below the diagonal its mirror image if mirrored_
+  std::vector<float> drift_;
   std::vector<float> samples_;
 
   mutable std::mutex derived_;  // guards what is computed from the sum at first use

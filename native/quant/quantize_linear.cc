@@ -3,6 +3,7 @@
 #include <string>
 
 #include "core/stopwatch.h"
+#include "cpu/gemm.h"
 #include "quant/output_error.h"
 #include "quant/salience.h"
 
@@ -57,6 +58,25 @@ void clearDeadChannels(std::vector<float>& w, const std::vector<uint8_t>& dead) 
       for (size_t i = j; i < w.size(); i += cols) w[i] = 0;
 }
 
+namespace {
+
+// The weight that gives from the drifted inputs X what W gives from the original X̃, in the least-squares
+// sense, is W X̃ᵀX (XᵀX)⁻¹ = W + W (X̃ − X)ᵀX (XᵀX)⁻¹; W moves by `share` of the second term. (GPTAQ,
+// arXiv 2504.02692, aims at the same inside GPTQ's sweep.) (H + λI)⁻¹ = UᵀU.
+void correctDrift(std::vector<float>& w, size_t rows, const Hessian& hessian, const InverseFactor& factor,
+                  double share, ThreadPool& pool) {
+  const size_t n = hessian.size();
+  std::vector<float> a(rows * n), b(rows * n);
+  gemm(pool, rows, n, n, Operand::rowMajor(w.data(), n), Operand::columnMajor(hessian.drift().data(), n),
+       a.data(), n);
+  gemm(pool, rows, n, n, Operand::rowMajor(a.data(), n), Operand::rowMajor(factor.upper.data(), n), b.data(),
+       n);
+  gemm(pool, rows, n, n, Operand::rowMajor(b.data(), n), Operand::columnMajor(factor.upper.data(), n),
+       w.data(), n, {.alpha = float(share * hessian.scale()), .accumulate = true});
+}
+
+}  // namespace
+
 Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const QuantizeLinearOptions& options,
                       ThreadPool& pool, const CancelFlag& cancelled, QuantizedLinear& out) {
   using Allocation = QuantizeLinearOptions::Allocation;
@@ -106,9 +126,22 @@ Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const Quanti
     out.factorSeconds += stopwatch.seconds();
     out.damping = factor->damping;
   }
+  if (options.driftWeight > 0 && !hessian.drift().empty())
+    correctDrift(w, rows, hessian, *factor, options.driftWeight, pool);
+  const std::vector<float> target = w;
+  const std::vector<float> h = hessian.diagonal();
   GroupCodes codes;
-  SLIM_RETURN_IF_ERROR(quantizeGroups(w, rows, groups, out.groupBits, options.quantizer, factor.get(), pool,
-                                      cancelled, codes, out.seconds));
+  SLIM_RETURN_IF_ERROR(quantizeGroups(w, rows, groups, out.groupBits,
+                                      {.quantizer = options.quantizer, .h = h.data(), .factor = factor.get()},
+                                      pool, cancelled, codes, out.seconds));
+  if (options.refinement.sweeps > 0) {
+    const Stopwatch stopwatch;
+    std::vector<float> damped(hessian.sum(), hessian.sum() + cols * cols);
+    for (size_t j = 0; j < cols; ++j) damped[j * cols + j] += float(factor->lambda / hessian.scale());
+    SLIM_RETURN_IF_ERROR(
+        refine(target.data(), damped.data(), options.refinement, pool, cancelled, codes, out.objective));
+    out.refinementSeconds = stopwatch.seconds();
+  }
   SLIM_RETURN_IF_ERROR(PackedMatrix::pack(codes, out.packed));
   return relativeOutputError(original.data(), *out.packed, hessian.sum(), pool, cancelled, out.relativeError);
 }

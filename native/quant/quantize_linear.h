@@ -6,6 +6,7 @@
 #include "quant/bit_allocation.h"
 #include "quant/gptq.h"
 #include "quant/hessian.h"
+#include "quant/refinement.h"
 
 namespace slim {
 
@@ -16,6 +17,9 @@ struct QuantizeLinearOptions {
   std::vector<uint8_t> groupBits;  // of Allocation::Given
   Quantizer quantizer = Quantizer::MinMax;
   bool compensate = false;  // GPTQ
+  Refinement refinement{.sweeps = 0};
+  /// How far W moves towards what makes up for the drift of the inputs: 0 not at all, 1 all the way.
+  double driftWeight = 0;
 };
 
 struct QuantizedLinear {
@@ -28,6 +32,8 @@ struct QuantizedLinear {
   std::vector<double> salience;  // of the groups, if SBA asked
   double factorSeconds = 0, allocationSeconds = 0;
   QuantizationSeconds seconds;
+  double refinementSeconds = 0;
+  std::vector<double> objective;  // of the refinement: before, and after each sweep
 };
 
 /// A group size that a layer can have: 1 … cols. Else SLIM_GROUP_SIZE.

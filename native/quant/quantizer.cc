@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/half.h"
+#include "quant/wide_scale_search.h"
 
 namespace slim {
 namespace {
@@ -44,19 +45,10 @@ void loadLanes(const GroupedWeight& weight, size_t group, size_t firstRow, float
   }
 }
 
-GroupFit::GroupFit(Quantizer quantizer, int bits, const float* lanes, size_t width) : bits(bits) {
+GroupFit::GroupFit(Quantizer quantizer, int bits, const float* lanes, size_t width, const float* h)
+    : bits(bits) {
   if (bits == 1) {
-    for (size_t r = 0; r < kLanes; ++r) {
-      double sum = 0, magnitude = 0;
-      bool constant = true;
-      for (size_t j = 0; j < width; ++j) {
-        sum += lanes[j * kLanes + r];
-        magnitude += std::abs(lanes[j * kLanes + r]);
-        constant &= lanes[j * kLanes + r] == lanes[r];
-      }
-      offset[r] = float(sum / double(width));
-      scale[r] = constant ? 0.0f : float(magnitude / double(width));
-    }
+    fitOneBit(quantizer, lanes, width, h);
     return;
   }
   const int maxCode = (1 << bits) - 1;
@@ -66,9 +58,36 @@ GroupFit::GroupFit(Quantizer quantizer, int bits, const float* lanes, size_t wid
     scaleSearch()(lanes, width, lo, hi, maxCode, scale, offset);
     return;
   }
+  if (quantizer == Quantizer::Wide) {
+    wideScaleSearch()(lanes, h, width, lo, hi, maxCode, scale, offset);
+    return;
+  }
   for (size_t r = 0; r < kLanes; ++r) {
     scale[r] = (hi[r] - lo[r]) / float(maxCode);
     offset[r] = roundHalfEven(-lo[r] / scale[r]);
+  }
+}
+
+void GroupFit::fitOneBit(Quantizer quantizer, const float* lanes, size_t width, const float* h) {
+  for (size_t r = 0; r < kLanes; ++r) {
+    const auto weight = [&](size_t j) { return lanes[j * kLanes + r]; };
+    // Mean of value(j) over the group, weighed by h where an error of some column costs anything.
+    const auto mean = [&](auto value) {
+      double sum = 0, total = 0, plain = 0;
+      for (size_t j = 0; j < width; ++j) {
+        const double cost = quantizer == Quantizer::Wide ? h[j] : 1.0;
+        sum += cost * value(j);
+        total += cost;
+        plain += value(j);
+      }
+      return total > 0 ? sum / total : plain / double(width);
+    };
+    bool constant = true;
+    for (size_t j = 1; j < width; ++j) constant &= weight(j) == weight(0);
+    const double center = mean([&](size_t j) { return double(weight(j)); });
+    const double origin = quantizer == Quantizer::Wide ? center : 0.0;
+    offset[r] = float(center);
+    scale[r] = constant ? 0.0f : float(mean([&](size_t j) { return std::abs(weight(j) - origin); }));
   }
 }
 

@@ -9,7 +9,7 @@
 
 namespace slim {
 
-enum class Quantizer { MinMax, Sqc };
+enum class Quantizer { MinMax, Sqc, Wide };
 
 /// Sixteen rows of one group: weight j of row r at [j * kLanes + r]. Rows past the matrix's last are zeros.
 void loadLanes(const GroupedWeight& weight, size_t group, size_t firstRow, float* lanes);
@@ -20,9 +20,10 @@ struct GroupFit {
   int bits;
   float scale[kLanes], offset[kLanes];
 
-  /// Min-max or SQC for 2 bits and more; for 1 bit the mean and the mean magnitude, whatever the quantizer
-  /// (of equal weights the mean alone: every weight would be at the mean, and one bit cannot say sign(0)).
-  GroupFit(Quantizer quantizer, int bits, const float* lanes, size_t width);
+  /// For 1 bit the mean, and the mean magnitude (MinMax, Sqc) or mean deviation (Wide); of equal weights the
+  /// mean alone: every weight would be at the mean, and one bit cannot say sign(0). `h` [width]: what an
+  /// error of each column costs, which Wide alone asks for.
+  GroupFit(Quantizer quantizer, int bits, const float* lanes, size_t width, const float* h);
 
   /// Scale and mean become the float16 values that are stored, so that codes and error feedback see what a
   /// reader of the packed matrix will see. They stay finite, and a scale that divides stays positive.
@@ -31,6 +32,9 @@ struct GroupFit {
   /// Codes and quantized values of one column (round half to even; 1 bit: a weight at the mean counts as
   /// above it).
   void quantize(const float* column, float* quantized, uint8_t* codes) const;
+
+ private:
+  void fitOneBit(Quantizer quantizer, const float* lanes, size_t width, const float* h);
 };
 
 }  // namespace slim
