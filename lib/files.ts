@@ -1,4 +1,5 @@
 /** Files that are either whole under their final name or not there at all, and file-system errors as SlimError. */
+import { isUtf8 } from 'node:buffer'
 import { createHash, type Hash, randomBytes } from 'node:crypto'
 import {
   type FileHandle,
@@ -47,6 +48,40 @@ export const readFile = (file: string): Promise<Buffer> => reading(file, () => r
 
 /** The whole file as UTF-8 text; a byte order mark is kept, as other readers of model files keep it. */
 export const readText = (file: string): Promise<string> => reading(file, () => readWhole(file, 'utf8'))
+
+/** The same of a text that a model reads: bytes that are not UTF-8 would become replacement characters, silently. */
+export async function readUtf8(file: string): Promise<string> {
+  const bytes = await readFile(file)
+  if (isUtf8(bytes)) return bytes.toString('utf8')
+  throw new SlimError(
+    'SLIM_TEXT_ENCODING',
+    `${file} is not UTF-8 text: byte ${invalidByte(bytes)} is wrong`,
+    {
+      file,
+      expected: 'UTF-8 text',
+      remedy: 'Give a plain text file, or convert it (iconv -t UTF-8)',
+    },
+  )
+}
+
+/** Offset of the first byte that cannot follow those before it; the length where the text ends within a character. */
+function invalidByte(bytes: Uint8Array): number {
+  const isPrefix = (length: number) => {
+    try {
+      new TextDecoder('utf-8', { fatal: true }).decode(bytes.subarray(0, length), { stream: true })
+      return true
+    } catch {
+      return false
+    }
+  }
+  let [valid, end] = [0, bytes.length + 1]
+  while (valid + 1 < end) {
+    const middle = (valid + end) >> 1
+    if (isPrefix(middle)) valid = middle
+    else end = middle
+  }
+  return valid
+}
 
 /** A file that holds one JSON object. */
 export async function readJson(

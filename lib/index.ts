@@ -50,3 +50,4 @@ export {
   type Tokenizer,
   type TokenizerSource,
 } from './runtime/tokenizer.js'
+export type { SlimWarning, SlimWarningCode } from './warnings.js'

@@ -7,8 +7,10 @@ import { packageRoot } from '../lib/native/addon.js'
 const read = (name: string) => readFileSync(path.join(packageRoot(), name), 'utf8')
 
 it('docs/errors.md explains every code, and no other', () => {
-  const union = read('lib/errors.ts').split('export interface')[0]!
-  const declared = [...union.matchAll(/\| '(SLIM_[A-Z_]+)'/g)].map(([, code]) => code)
+  const union = ['lib/errors.ts', 'lib/warnings.ts']
+    .map((file) => read(file).split('export interface')[0]!)
+    .join('\n')
+  const declared = [...union.matchAll(/[|=] '(SLIM_[A-Z_]+)'/g)].map(([, code]) => code)
   const explained = [...read('docs/errors.md').matchAll(/^\| `(SLIM_[A-Z_]+)`/gm)].map(([, code]) => code)
   expect(declared.length).toBeGreaterThan(20)
   expect(explained.sort()).toEqual(declared.sort())

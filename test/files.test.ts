@@ -2,7 +2,15 @@ import { execFileSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { expect, it } from 'vitest'
-import { hashFiles, readJson, readRange, readText, withAtomicFolder, writeFileAtomic } from '../lib/files.js'
+import {
+  hashFiles,
+  readJson,
+  readRange,
+  readText,
+  readUtf8,
+  withAtomicFolder,
+  writeFileAtomic,
+} from '../lib/files.js'
 import { expectSlimError } from './support/expect_error.js'
 import { temporaryFolder } from './support/temporary.js'
 
@@ -122,4 +130,21 @@ it('makes a folder whole or not at all', async () => {
   })
   const file = path.join(output, 'a')
   await expectSlimError(() => withAtomicFolder(file, async () => {}), 'SLIM_OUTPUT_EXISTS', { file })
+})
+
+it('reads UTF-8 text, and says where bytes are not', async () => {
+  const file = inFolder('text')
+  const text = '\ufeffdéjà \u{1f642}\ufffd\0'
+  writeFileSync(file, text)
+  expect(await readUtf8(file)).toBe(text)
+  const good = Buffer.from('é'.repeat(50_000))
+  for (const [bytes, at] of [
+    [Buffer.concat([good, Buffer.of(0xff), good]), 100_000],
+    [Buffer.concat([good, Buffer.of(0xc3, 0x28)]), 100_001],
+    [Buffer.concat([good, Buffer.of(0xf0, 0x9f)]), 100_002],
+    [Buffer.of(0x80), 0],
+  ] as const) {
+    writeFileSync(file, bytes)
+    await expectSlimError(() => readUtf8(file), 'SLIM_TEXT_ENCODING', { file }, `byte ${at} `)
+  }
 })

@@ -4,7 +4,7 @@ import { SlimError } from '../errors.js'
 import { SplitMix64 } from '../random.js'
 
 export interface SamplingOptions {
-  /** Number of windows (default 128). */
+  /** Number of windows (default 128, or as many as there are offsets). */
   samples?: number
   /** Tokens a window (default 2048; of quantize() at most the model's positions). */
   seqLen?: number
@@ -28,6 +28,13 @@ export interface CalibrationSamples {
 export function sampleWindows(tokens: Int32Array, options: SamplingOptions): CalibrationSamples {
   const { seqLen = 2048, seed = 0 } = options
   const samples = options.offsets?.length ?? options.samples ?? 128
+  if (options.samples !== undefined && options.samples !== samples)
+    throw SlimError.invalidArgument(
+      'calibration.samples',
+      `${samples}, the number of offsets,`,
+      options.samples,
+      'Leave samples out where the offsets are given',
+    )
   for (const [parameter, value] of [
     ['calibration.samples', samples] as const,
     ['calibration.seqLen', seqLen] as const,

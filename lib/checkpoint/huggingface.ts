@@ -18,6 +18,11 @@ export function shardName(index: number, shards: number): string {
   return `model-${number(index + 1)}-of-${number(shards)}.safetensors`
 }
 
+/** The number of shards that a shard's name tells. */
+export function shardCount(name: string): number {
+  return Number(/-of-(\d+)\.safetensors$/.exec(name)?.[1] ?? 1)
+}
+
 /** The content of INDEX_FILE. */
 export function shardIndex(
   shards: readonly { shard: string; tensors: readonly string[]; tensorBytes: number }[],

@@ -87,12 +87,23 @@ function readHeaderText(file: string): Promise<{ text: string; dataStart: number
     if (length.toString('latin1') === 'version ')
       throw bad(file, 'this is a Git LFS pointer, not the weights', { remedy: 'Run `git lfs pull`' })
     const headerBytes = Number(length.readBigUInt64LE())
-    if (headerBytes > MAX_HEADER_BYTES || headerBytes > fileBytes - 8)
+    if (headerBytes > MAX_HEADER_BYTES)
       throw bad(file, `the header claims ${headerBytes} bytes in a file of ${fileBytes}`, {
-        expected: `at most ${Math.min(MAX_HEADER_BYTES, fileBytes - 8)}`,
+        expected: `at most ${MAX_HEADER_BYTES}`,
         received: String(headerBytes),
-        remedy: 'The file is cut short or is not a safetensors file: fetch it again',
+        remedy: 'This is not a safetensors file, or a damaged one: fetch it again',
       })
+    if (headerBytes > fileBytes - 8)
+      throw new SlimError(
+        'SLIM_FILE_TRUNCATED',
+        `${file} has ${fileBytes} bytes; its header alone ends at ${8 + headerBytes}`,
+        {
+          file,
+          expected: `at least ${8 + headerBytes} bytes`,
+          received: `${fileBytes} bytes`,
+          remedy: 'The file is cut short: fetch it again',
+        },
+      )
     const bytes = Buffer.alloc(headerBytes)
     const { bytesRead } = await handle.read(bytes, 0, headerBytes, 8)
     if (bytesRead < headerBytes) throw bad(file, 'the header could not be read whole')

@@ -1,5 +1,6 @@
 /** What every subcommand shares: --json, Ctrl-C, exit codes, and options that are numbers. */
-import { InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError } from 'commander'
+import { FlagNames } from './flags.js'
 import { Output } from './output.js'
 
 export interface Context {
@@ -9,11 +10,8 @@ export interface Context {
 }
 
 /** Runs a subcommand's work: SIGINT and SIGTERM abort it, errors are printed and become the exit code. */
-export async function act(
-  json: boolean | undefined,
-  work: (context: Context) => Promise<void>,
-): Promise<void> {
-  const output = new Output(json ?? false)
+export async function act(command: Command, work: (context: Context) => Promise<void>): Promise<void> {
+  const output = new Output(command.opts().json ?? false, new FlagNames(command))
   const controller = new AbortController()
   const interrupt = () => controller.abort()
   process.once('SIGINT', interrupt)

@@ -8,6 +8,7 @@ import type { Method } from '../quantize/options.js'
 import { quantize } from '../quantize/pipeline.js'
 import { loadModel } from '../runtime/model.js'
 import { act, type Context, wholeNumber } from './action.js'
+import { showWindows } from './eval.js'
 import { bytes, duration, table } from './output.js'
 import { showProgress } from './quantize.js'
 
@@ -27,8 +28,8 @@ export function demoCommand(): Command {
     .description('quantize the 5 M-parameter model that comes with the package to 2 bits, and compare')
     .option('--threads <n>', 'threads (default: all cores)', wholeNumber)
     .option('--json', 'NDJSON on stdout')
-    .action((flags: { threads?: number; json?: boolean }) =>
-      act(flags.json, (context) => runDemo(flags.threads, context)),
+    .action((flags: { threads?: number }, command: Command) =>
+      act(command, (context) => runDemo(flags.threads, context)),
     )
 }
 
@@ -36,6 +37,7 @@ async function runDemo(threads: number | undefined, { output, signal }: Context)
   const demo = path.join(packageRoot(), 'models', 'demo')
   const folder = await mkdtemp(path.join(os.tmpdir(), 'slimllm-demo-'))
   try {
+    output.note('fp16: evaluating')
     const rows: Row[] = [{ name: 'fp16', storedBitsPerWeight: 16, ...(await measure(demo)), seconds: null }]
     const methods: [string, Method][] = [
       ['RTN', 'rtn'],
@@ -55,6 +57,7 @@ async function runDemo(threads: number | undefined, { output, signal }: Context)
         onProgress: showProgress(output),
         signal,
       })
+      output.note(`${name}: evaluating`)
       rows.push({ name, storedBitsPerWeight, ...(await measure(packed)), seconds: seconds.total })
     }
     const text = await sampleText(path.join(folder, 'slim'))
@@ -86,6 +89,7 @@ async function runDemo(threads: number | undefined, { output, signal }: Context)
       file: path.join(demo, 'heldout.txt'),
       seqLen: SEQ_LEN,
       maxTokens: 32_768,
+      onProgress: showWindows(output, 2),
       signal,
     })
     return { perplexity, fileBytes: await weightBytes(source) }

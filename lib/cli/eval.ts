@@ -1,16 +1,15 @@
 import { Command, Option } from 'commander'
-import { evaluatePerplexity } from '../evaluate/perplexity.js'
+import { type EvaluateOptions, evaluatePerplexity } from '../evaluate/perplexity.js'
 import { readManifest } from '../packed/manifest.js'
 import { type LoadOptions, loadModel } from '../runtime/model.js'
 import { act, type Context, peakMemoryBytes, wholeNumber } from './action.js'
-import { duration } from './output.js'
+import { duration, type Output } from './output.js'
 
 interface Flags extends LoadOptions {
   file: string
   seqLen?: number
   maxTokens?: number
   reference?: string
-  json?: boolean
 }
 
 export function evalCommand(): Command {
@@ -28,7 +27,9 @@ export function evalCommand(): Command {
     .addOption(new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto'))
     .option('--threads <n>', 'threads (default: all cores)', wholeNumber)
     .option('--json', 'NDJSON on stdout')
-    .action((source: string, flags: Flags) => act(flags.json, (context) => runEval(source, flags, context)))
+    .action((source: string, flags: Flags, command: Command) =>
+      act(command, (context) => runEval(source, flags, context)),
+    )
 }
 
 async function runEval(source: string, flags: Flags, { output, signal }: Context): Promise<void> {
@@ -41,15 +42,8 @@ async function runEval(source: string, flags: Flags, { output, signal }: Context
     maxTokens,
     reference,
     signal,
-    onProgress: ({ windows, of, perplexity }) => {
-      output.event('progress', { windows, of, perplexity })
-      const milestone = windows % Math.ceil(of / 10) === 0
-      output.progress(
-        windows / of,
-        `window ${windows} of ${of}, perplexity ${perplexity.toFixed(3)}`,
-        milestone,
-      )
-    },
+    onProgress: showWindows(output, 10),
+    onWarning: (warning) => output.warning(warning),
   })
   const manifest = await readManifest(source)
   const storedBitsPerWeight = manifest?.storedBitsPerWeight
@@ -64,4 +58,17 @@ async function runEval(source: string, flags: Flags, { output, signal }: Context
         ]
       : []),
   ])
+}
+
+/** A bar on a terminal, `lines` lines elsewhere, an event a window with --json. */
+export function showWindows(output: Output, lines: number): NonNullable<EvaluateOptions['onProgress']> {
+  return ({ windows, of, perplexity }) => {
+    output.event('progress', { windows, of, perplexity })
+    const milestone = windows % Math.ceil(of / lines) === 0
+    output.progress(
+      windows / of,
+      `window ${windows} of ${of}, perplexity ${perplexity.toFixed(3)}`,
+      milestone,
+    )
+  }
 }

@@ -8,7 +8,6 @@ interface Flags extends LoadOptions {
   temperature: number
   topP: number
   seed: number
-  json?: boolean
 }
 
 export function generateCommand(): Command {
@@ -23,8 +22,8 @@ export function generateCommand(): Command {
     .addOption(new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto'))
     .option('--threads <n>', 'threads (default: all cores)', wholeNumber)
     .option('--json', 'NDJSON on stdout')
-    .action((source: string, flags: Flags) =>
-      act(flags.json, (context) => runGenerate(source, flags, context)),
+    .action((source: string, flags: Flags, command: Command) =>
+      act(command, (context) => runGenerate(source, flags, context)),
     )
 }
 

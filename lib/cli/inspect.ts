@@ -1,29 +1,37 @@
+import path from 'node:path'
 import { Command } from 'commander'
-import { decoderSpec } from '../architecture/index.js'
 import { openCheckpoint } from '../checkpoint/checkpoint.js'
+import { shardCount } from '../checkpoint/huggingface.js'
+import { kindOf } from '../files.js'
 import { type LayerReport, type Manifest, readManifest } from '../packed/manifest.js'
+import { Journal } from '../quantize/journal.js'
+import { checkpointSpec, type QuantizationConfig } from '../runtime/weights.js'
 import { act, type Context } from './action.js'
-import { bytes, duration, table } from './output.js'
+import { bytes, duration, type Output, table } from './output.js'
 
 export function inspectCommand(): Command {
   return new Command('inspect')
     .description('what a checkpoint or packed folder holds')
     .argument('<model>', 'packed folder, Hugging Face folder, or .gguf file')
     .option('--json', 'NDJSON on stdout')
-    .action((source: string, flags: { json?: boolean }) =>
-      act(flags.json, (context) => runInspect(source, context)),
+    .action((source: string, _flags: object, command: Command) =>
+      act(command, (context) => runInspect(source, context)),
     )
 }
 
 async function runInspect(source: string, { output }: Context): Promise<void> {
+  const partial = await unfinishedRun(source)
+  if (partial) return inspectUnfinished(partial, output)
   using checkpoint = await openCheckpoint(source)
-  const spec = decoderSpec(checkpoint.config)
+  const spec = checkpointSpec(checkpoint)
   const manifest = await readManifest(source)
   const tensors = [...checkpoint.tensors.values()]
   const tensorBytes = tensors.reduce((sum, tensor) => sum + tensor.byteLength, 0)
+  const packed = checkpoint.config.quantization_config as QuantizationConfig | null | undefined
+  const isOurs = packed?.quant_method === 'slim'
   const { heads, kvHeads, headDim } = spec.blocks[0]!.spec
   const model = {
-    format: manifest ? 'slimllm' : checkpoint.format,
+    format: isOurs ? 'slimllm' : checkpoint.format,
     modelType: spec.modelType,
     blocks: spec.blocks.length,
     hiddenSize: spec.hiddenSize,
@@ -38,6 +46,35 @@ async function runInspect(source: string, { output }: Context): Promise<void> {
     `${spec.modelType}: ${model.blocks} blocks, hidden ${spec.hiddenSize}, ${heads} heads (${kvHeads} key/value) of ${headDim}, ` +
       `${spec.vocabSize} tokens; ${model.tensors} tensors, ${bytes(tensorBytes)} (${model.format})`,
     ...(manifest ? describeManifest(manifest) : []),
+    ...(isOurs && !manifest
+      ? [
+          `packed by slimllm in ${packed.bits} bits, group ${packed.group_size}; it runs, but what every layer got is not known,`,
+          'as slimllm.json is missing: copy it from where the folder comes from, or quantize again',
+        ]
+      : []),
+  ])
+}
+
+/** The folder of an unfinished run: the one given, or the one beside an output that is not there yet. */
+async function unfinishedRun(source: string): Promise<string | null> {
+  const folder = path.resolve(source)
+  if (folder.endsWith('.partial')) return (await Journal.read(folder)) && folder
+  if ((await kindOf(folder)) !== null) return null
+  return (await Journal.read(`${folder}.partial`)) && `${folder}.partial`
+}
+
+async function inspectUnfinished(folder: string, output: Output): Promise<void> {
+  const { entries, writer } = (await Journal.read(folder))!
+  // The first shard is that of the tables.
+  const done = Math.max(0, entries.length - 1)
+  const blocks = entries[0] ? shardCount(entries[0].shard) - 1 : null
+  const seconds = entries.reduce((sum, { elapsed }) => sum + elapsed, 0)
+  const result = folder.replace(/\.partial$/, '')
+  output.result({ format: 'unfinished', output: result, blocksDone: done, blocks, seconds, writer }, [
+    `an unfinished run of slimllm quantize: ${done} of ${blocks ?? '?'} blocks are done, in ${duration(seconds)}`,
+    writer === null
+      ? `Give the same command again (--output ${result}, same model and options) to continue it; --restart discards it`
+      : `Process ${writer} is at work on it`,
   ])
 }
 

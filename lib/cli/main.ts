@@ -1,32 +1,8 @@
 #!/usr/bin/env node
-/** The command line: one file a subcommand; this one parses and dispatches. */
-import { Command, CommanderError } from 'commander'
-import { packageVersion } from '../version.js'
-import { demoCommand } from './demo.js'
-import { doctorCommand } from './doctor.js'
-import { evalCommand } from './eval.js'
-import { generateCommand } from './generate.js'
-import { inspectCommand } from './inspect.js'
+/** slimllm: parses the command line, runs a subcommand, sets the exit code. */
+import { CommanderError } from 'commander'
 import { EXIT, Output } from './output.js'
-import { quantizeCommand } from './quantize.js'
-
-const program = new Command('slimllm')
-  .description('Makes and runs 1- to 4-bit large language models')
-  .version(packageVersion())
-  .exitOverride()
-  .showHelpAfterError('(slimllm --help lists the commands and their options)')
-for (const add of [
-  quantizeCommand,
-  evalCommand,
-  generateCommand,
-  inspectCommand,
-  doctorCommand,
-  demoCommand,
-]) {
-  const command = add()
-  command.exitOverride()
-  program.addCommand(command)
-}
+import { slimllmProgram } from './program.js'
 
 // A reader that goes away (`slimllm … | head`) is no error, and no reason to give up work that leaves a result.
 for (const stream of [process.stdout, process.stderr])
@@ -35,7 +11,7 @@ for (const stream of [process.stdout, process.stderr])
   })
 
 try {
-  await program.parseAsync()
+  await slimllmProgram().parseAsync()
 } catch (error) {
   if (!(error instanceof CommanderError)) throw error
   if (error.exitCode !== 0 && process.argv.includes('--json'))

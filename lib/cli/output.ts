@@ -1,5 +1,7 @@
 /** What the command line prints: data on stdout, progress on stderr, NDJSON on stdout with --json. */
 import { SlimError } from '../errors.js'
+import type { SlimWarning } from '../warnings.js'
+import { FlagNames } from './flags.js'
 
 /** Exit codes of the command line. */
 export const EXIT = { ok: 0, failure: 1, usage: 2, interrupted: 130 } as const
@@ -8,7 +10,10 @@ export class Output {
   readonly #bar: boolean
   #barShown = false
 
-  constructor(readonly json: boolean) {
+  constructor(
+    readonly json: boolean,
+    private readonly names = new FlagNames(),
+  ) {
     this.#bar = process.stderr.isTTY === true && !json
   }
 
@@ -42,6 +47,13 @@ export class Output {
     if (!this.json) process.stderr.write(`${text}\n`)
   }
 
+  /** A warning of the library. */
+  warning({ code, message, parameter }: SlimWarning): void {
+    const text = this.names.message(message, parameter)
+    this.event('warning', { code, message: text, parameter: this.names.flag(parameter) })
+    this.note(`${style('33', 'warning')} ${code}: ${text}`)
+  }
+
   /** Prints an error and returns the exit code. */
   failure(error: unknown): number {
     this.#clearBar()
@@ -51,16 +63,26 @@ export class Output {
     const message = interrupted
       ? 'Interrupted'
       : known instanceof SlimError
-        ? known.message
+        ? this.names.message(known.message, known.parameter)
         : String((known as Error)?.stack ?? known)
     if (this.json) {
-      const fields = known instanceof SlimError ? { ...known, name: undefined, cause: undefined } : {}
-      this.event('error', { ...fields, code, message })
+      this.event('error', { ...(known instanceof SlimError && this.fieldsOf(known)), code, message })
     } else {
       process.stderr.write(`${style('31', 'error')} ${code ? `${code}: ` : ''}${message}\n`)
     }
     if (interrupted) return EXIT.interrupted
     return code === 'SLIM_INVALID_ARGUMENT' ? EXIT.usage : EXIT.failure
+  }
+
+  private fieldsOf({ parameter, expected, received, remedy, file, tensor }: SlimError) {
+    return {
+      parameter: parameter && this.names.flag(parameter),
+      expected,
+      received,
+      remedy: remedy && this.names.message(remedy, parameter),
+      file,
+      tensor,
+    }
   }
 
   #clearBar(): void {

@@ -14,7 +14,7 @@ interface Flags {
   allocation?: QuantizeOptions['allocation']
   quantizer?: QuantizeOptions['quantizer']
   calibration?: string
-  samples: number
+  samples?: number
   seqLen?: number
   seed: number
   offsets?: string
@@ -44,7 +44,7 @@ export function quantizeCommand(): Command {
     )
     .addOption(new Option('--quantizer <kind>', "scales, if not the method's").choices(['sqc', 'minmax']))
     .option('--calibration <file>', 'UTF-8 text to calibrate on (all methods but rtn)')
-    .option('--samples <n>', 'calibration windows', wholeNumber, 128)
+    .option('--samples <n>', 'calibration windows (default: 128, or as many as --offsets has)', wholeNumber)
     .option(
       '--seq-len <n>',
       'tokens a window (default: 2048, or as many as the model has positions)',
@@ -66,7 +66,9 @@ export function quantizeCommand(): Command {
     .option('--overwrite', 'replace a finished slimllm folder at the output')
     .option('--restart', 'discard an unfinished run at the output instead of continuing it')
     .option('--json', 'NDJSON on stdout')
-    .action((model: string, flags: Flags) => act(flags.json, (context) => runQuantize(model, flags, context)))
+    .action((model: string, flags: Flags, command: Command) =>
+      act(command, (context) => runQuantize(model, flags, context)),
+    )
 }
 
 /** The share of the mean diagonal that GPTQ always adds (docs/methods.md, step 2); more is worth a word. */
@@ -87,6 +89,7 @@ async function runQuantize(model: string, flags: Flags, { output, signal }: Cont
       : undefined,
     overrides: Object.fromEntries(override.map(parseOverride)),
     onProgress: showProgress(output),
+    onWarning: (warning) => output.warning(warning),
     signal,
   }).catch((error) => {
     if (error instanceof SlimError && error.code === 'SLIM_ABORTED')
@@ -121,10 +124,15 @@ export function resultFields(report: QuantizeReport): Record<string, unknown> {
 export function showProgress(output: Output): (progress: QuantizeProgress) => void {
   let lastBlock = -1
   return (progress) => {
-    output.event('progress', { ...progress })
     const { block, blocks, phase, layer, seconds, secondsLeft } = progress
-    if (phase === 'finish') return
     const left = secondsLeft === null ? '' : `, ${duration(secondsLeft)} left`
+    if (phase === 'resume') {
+      output.event('resume', { blocksDone: block, blocks, secondsLeft })
+      output.note(`Continuing an unfinished run: ${block} of ${blocks} blocks are done${left}`)
+      return
+    }
+    output.event('progress', { ...progress })
+    if (phase === 'finish') return
     const what = layer ?? (phase === 'calibrate' ? 'calibrating' : 'running the quantized block')
     const milestone = block !== lastBlock
     const text = milestone && !process.stderr.isTTY ? '' : ` ${what}`

@@ -1,10 +1,11 @@
 /** Perplexity, KL divergence and top-1 agreement (METHODS: evaluation protocol). */
 import { defaultSeqLen } from '../architecture/index.js'
 import { SlimError } from '../errors.js'
-import { readText } from '../files.js'
+import { readUtf8 } from '../files.js'
 import { run } from '../native/addon.js'
 import type { Model } from '../runtime/model.js'
 import { checkPositions, checkTokenIds } from '../runtime/token_ids.js'
+import type { SlimWarning } from '../warnings.js'
 
 export interface EvaluateOptions {
   /** UTF-8 text file, tokenized whole. */
@@ -15,7 +16,7 @@ export interface EvaluateOptions {
   /**
    * Tokens a window; windows do not overlap and a short last one is left out (default 2048,
    * or as many as the model has positions). With learned positions
-   * (OPT) at most as many as the model has; rotary models may be tried beyond their maxPositions.
+   * (OPT) at most as many as the model has; rotary models may be tried beyond theirs, with a warning.
    */
   seqLen?: number
   /** Use the first so many tokens only. */
@@ -23,6 +24,7 @@ export interface EvaluateOptions {
   /** Compare with this model's distributions, position by position. */
   reference?: Model
   onProgress?: (progress: { windows: number; of: number; perplexity: number }) => void
+  onWarning?: (warning: SlimWarning) => void
   signal?: AbortSignal
 }
 
@@ -49,7 +51,8 @@ export async function evaluatePerplexity(model: Model, options: EvaluateOptions)
     throw SlimError.invalidArgument('seqLen', 'a whole number from 2 up', seqLen)
   if (maxTokens !== undefined && (!Number.isInteger(maxTokens) || maxTokens < 1))
     throw SlimError.invalidArgument('maxTokens', 'a whole number from 1 up', maxTokens)
-  for (const { spec } of reference ? [model, reference] : [model]) checkPositions('seqLen', seqLen, spec)
+  checkPositions('seqLen', seqLen, model.spec, options.onWarning)
+  if (reference) checkPositions('seqLen', seqLen, reference.spec)
   const started = performance.now()
   const ids = (await tokensOf(model, options)).subarray(0, maxTokens)
   const windows = Math.floor(ids.length / seqLen)
@@ -95,7 +98,7 @@ async function tokensOf(model: Model, { file, text, tokenIds }: EvaluateOptions)
   if (tokenIds !== undefined) return checkTokenIds('tokenIds', tokenIds, model.spec)
   if (text !== undefined) return model.tokenizer.encode(text)
   if (file === undefined) throw SlimError.invalidArgument('file', 'a path (or text, or tokenIds)', file)
-  return model.tokenizer.encode(await readText(file))
+  return model.tokenizer.encode(await readUtf8(file))
 }
 
 function total(values: Float32Array | Uint8Array): number {

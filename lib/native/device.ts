@@ -13,7 +13,7 @@ export function checkDevice(device: string | undefined): void {
   if (device === 'cuda')
     throw new SlimError('SLIM_DEVICE_UNAVAILABLE', 'This version has no CUDA backend', {
       parameter: 'device',
-      remedy: "Use device: 'cpu' or 'auto'",
+      remedy: "Choose device 'cpu' or 'auto'",
     })
 }
 

@@ -11,6 +11,7 @@ import {
   run,
   type TapName,
 } from '../native/addon.js'
+import { Handles } from '../native/handles.js'
 import { layerReport, NOTHING_MEASURED } from '../packed/entries.js'
 import type { LayerReport } from '../packed/manifest.js'
 import type { Recipe } from './options.js'
@@ -49,11 +50,16 @@ export async function calibrateBlock(
   const keepEvery =
     context.recipe.allocation === 'sba' ? Math.max(1, Math.floor(samples.ids.length / SALIENCE_TOKENS)) : 0
   for (const { tap, cols } of block.linears) taps[tap] ??= new (addon().Hessian)(cols, keepEvery)
-  await timed(seconds, 'calibrate', () => forward(block, weights, { states, samples }, context, taps))
+  try {
+    await timed(seconds, 'calibrate', () => forward(block, weights, { states, samples }, context, taps))
+  } catch (error) {
+    for (const hessian of Object.values(taps)) hessian.dispose()
+    throw error
+  }
   return taps
 }
 
-/** Quantizes every planned layer of the block and puts the packed matrix in place of the weight. */
+/** Quantizes every planned layer and puts the packed matrix in place of the weight; the Hessians are used up. */
 export async function quantizeBlock(
   block: DecoderBlockSpec,
   weights: BlockWeights,
@@ -61,6 +67,8 @@ export async function quantizeBlock(
   context: StepContext,
   seconds: Seconds,
 ): Promise<LayerReport[]> {
+  using handles = new Handles()
+  for (const hessian of Object.values(hessians ?? {})) handles.own(hessian)
   const layers: LayerReport[] = []
   for (const { role, name, tap } of block.linears) {
     const layer = context.plan.get(name)!
@@ -77,7 +85,6 @@ export async function quantizeBlock(
     seconds.layers[name] = secondsSince(started)
     layers.push(layerReport(name, result.packed, result))
   }
-  for (const hessian of Object.values(hessians ?? {})) hessian.dispose()
   return layers
 }
 

@@ -74,6 +74,13 @@ export class Journal {
     }
   }
 
+  /** What an unfinished run in `folder` has recorded; null where there is none. */
+  static async read(folder: string): Promise<{ entries: JournalEntry[]; writer: number | null } | null> {
+    const [header, ...entries] = await readLines(path.join(folder, Journal.fileName))
+    if ((header as Header | undefined)?.journal !== 'slimllm') return null
+    return { entries: entries as JournalEntry[], writer: await FolderLock.owner(folder) }
+  }
+
   /** Records a shard that is whole on disk. */
   async append(entry: JournalEntry): Promise<void> {
     const file = path.join(this.folder, Journal.fileName)

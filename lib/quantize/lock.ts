@@ -14,8 +14,8 @@ export class FolderLock {
 
   static async take(folder: string): Promise<FolderLock> {
     const file = path.join(folder, FolderLock.fileName)
-    const owner = (await kindOf(file)) === 'file' ? Number(await readText(file)) : null
-    if (held.has(file) || (owner !== null && owner !== process.pid && isAlive(owner)))
+    const owner = await FolderLock.owner(folder)
+    if (owner !== null)
       throw new SlimError('SLIM_OUTPUT_EXISTS', `${folder} is being written by process ${owner}`, {
         file: folder,
         parameter: 'output',
@@ -28,6 +28,14 @@ export class FolderLock {
       await handle.close()
     })
     return new FolderLock(file)
+  }
+
+  /** The process that holds the folder's lock; null where none does. */
+  static async owner(folder: string): Promise<number | null> {
+    const file = path.join(folder, FolderLock.fileName)
+    if (held.has(file)) return process.pid
+    const owner = (await kindOf(file)) === 'file' ? Number(await readText(file)) : null
+    return owner !== null && owner !== process.pid && isAlive(owner) ? owner : null
   }
 
   async release(): Promise<void> {

@@ -3,6 +3,7 @@ import type { SamplingOptions } from '../calibration/samples.js'
 import { SlimError } from '../errors.js'
 import { isObject } from '../files.js'
 import type { Device } from '../native/device.js'
+import type { SlimWarning } from '../warnings.js'
 
 /**
  * - `rtn`: round to nearest, min-max scales.
@@ -33,9 +34,16 @@ export interface QuantizeProgress {
   /** Blocks done and in all; `layer` is the one being quantized. */
   block: number
   blocks: number
-  phase: 'calibrate' | 'quantize' | 'propagate' | 'finish'
+  /**
+   * `resume` comes first, and once, where an unfinished run with blocks done is continued: `block` of them. Then each
+   * of those blocks comes again as `propagate`, for its effect on the states.
+   */
+  phase: 'resume' | 'calibrate' | 'quantize' | 'propagate' | 'finish'
   layer?: string
-  /** Seconds since the start, and an estimate of those left (null before the first block is done). */
+  /**
+   * Seconds since the start, and an estimate of those left: from the blocks done, of an interrupted run at first; null
+   * before any is.
+   */
   seconds: number
   secondsLeft: number | null
 }
@@ -70,6 +78,7 @@ export interface QuantizeOptions {
   /** Discard an unfinished run at `output` instead of continuing it. */
   restart?: boolean
   onProgress?: (progress: QuantizeProgress) => void
+  onWarning?: (warning: SlimWarning) => void
   signal?: AbortSignal
 }
 
@@ -115,6 +124,7 @@ const OPTION_NAMES: readonly (keyof QuantizeOptions)[] = [
   'overwrite',
   'restart',
   'onProgress',
+  'onWarning',
   'signal',
 ]
 const CALIBRATION_NAMES: readonly (keyof CalibrationOptions)[] = [
@@ -156,7 +166,7 @@ export function resolveSettings(options: QuantizeOptions): Settings {
   if (!options.calibration && (recipe.compensation === 'gptq' || recipe.allocation === 'sba'))
     throw SlimError.invalidArgument(
       'calibration',
-      `{ file } or { text } for method ${method}`,
+      `a text, which method ${method} needs,`,
       undefined,
       'Only plain rtn works without calibration text',
     )

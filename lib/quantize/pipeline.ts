@@ -8,9 +8,10 @@ import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
 import type { SafetensorsEntry } from '../checkpoint/safetensors_writer.js'
 import { requireFinite } from '../checkpoint/tensor_info.js'
 import { SlimError } from '../errors.js'
-import { readText } from '../files.js'
-import { addon, type BlockWeights, type EmbeddingParts, type NativeTensor, run } from '../native/addon.js'
+import { readUtf8 } from '../files.js'
+import { addon, type BlockWeights, type NativeTensor, run } from '../native/addon.js'
 import { checkDevice, checkThreads } from '../native/device.js'
+import { Handles } from '../native/handles.js'
 import {
   blockEntries,
   denseEntry,
@@ -23,12 +24,13 @@ import {
 } from '../packed/entries.js'
 import { FORMAT_VERSION, type LayerReport, type Manifest } from '../packed/manifest.js'
 import { checkOutput, PackedFolderWriter } from '../packed/writer.js'
+import { checkPositions } from '../runtime/token_ids.js'
 import { loadTokenizer } from '../runtime/tokenizer.js'
 import {
   checkpointSpec,
   disposeWeights,
   loadBlockWeights,
-  loadMatrix,
+  loadEmbedding,
   type QuantizationConfig,
 } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
@@ -47,7 +49,7 @@ import {
   type Settings,
 } from './options.js'
 import { planLayers, readBitMap } from './plan.js'
-import { addSeconds, noSeconds, secondsSince } from './seconds.js'
+import { addSeconds, estimateSecondsLeft, noSeconds, secondsSince } from './seconds.js'
 
 export interface QuantizeReport extends Manifest {
   /** The folder that was made. */
@@ -84,7 +86,8 @@ export async function quantize(source: string, options: QuantizeOptions): Promis
     checkHead(spec, settings)
     const bitMap = await readBitMap(options.bitMap)
     const plan = planLayers(spec, settings, bitMap)
-    const samples = options.calibration ? await drawSamples(checkpoint, spec, options.calibration) : null
+    const { calibration, onWarning } = options
+    const samples = calibration ? await drawSamples(checkpoint, spec, calibration, onWarning) : null
     await checkOutput(output, options.overwrite ?? false)
     const context = { recipe: settings.recipe, plan, threads, signal: options.signal }
     return await new Quantization(checkpoint, spec, settings, samples, bitMap, context, options).run(output)
@@ -99,6 +102,7 @@ async function drawSamples(
   checkpoint: Checkpoint,
   spec: DecoderSpec,
   { file, text, ...sampling }: NonNullable<QuantizeOptions['calibration']>,
+  onWarning: QuantizeOptions['onWarning'],
 ): Promise<CalibrationSamples> {
   if ((file === undefined) === (text === undefined))
     throw SlimError.invalidArgument(
@@ -106,8 +110,10 @@ async function drawSamples(
       'either file or text',
       file === undefined ? 'neither' : 'both',
     )
-  const tokens = loadTokenizer(checkpoint).encode(text ?? (await readText(file!)))
-  return sampleWindows(tokens, { ...sampling, seqLen: sampling.seqLen ?? defaultSeqLen(spec) })
+  const tokens = loadTokenizer(checkpoint).encode(text ?? (await readUtf8(file!)))
+  const seqLen = sampling.seqLen ?? defaultSeqLen(spec)
+  checkPositions('calibration.seqLen', seqLen, spec, onWarning)
+  return sampleWindows(tokens, { ...sampling, seqLen })
 }
 
 function checkHead(spec: DecoderSpec, { headBits }: Settings): void {
@@ -125,8 +131,8 @@ class Quantization {
   private writer!: PackedFolderWriter
   /** Spent by the run that this one continues. */
   private earlierSeconds = 0
-  /** Blocks done by this run, not by one that it continues: what the estimate of the time left stands on. */
-  private readonly timed = { blocks: 0, seconds: 0 }
+  /** Blocks done by the run that this one continues. */
+  private resumedBlocks = 0
 
   constructor(
     private readonly checkpoint: Checkpoint,
@@ -149,7 +155,9 @@ class Quantization {
       shards: spec.blocks.length + 1,
     })
     this.earlierSeconds = this.writer.done.reduce((sum, entry) => sum + entry.elapsed, 0)
+    this.resumedBlocks = Math.max(0, this.writer.done.length - 1)
     try {
+      if (this.resumedBlocks > 0) this.progress({ index: this.resumedBlocks }, 'resume')
       if (this.writer.done.length === 0) await this.writeTables()
       if (this.writer.done.length <= spec.blocks.length) await this.quantizeBlocks()
       return await this.finish(sourceHash)
@@ -208,24 +216,10 @@ class Quantization {
   /** Hidden states of the calibration samples before the first block. */
   private async embed({ ids, seqLen }: CalibrationSamples): Promise<NativeTensor> {
     const { checkpoint, context, options } = this
-    const { embedding, positions, vocabSize: rows, hiddenSize: cols } = this.spec
-    const parts: EmbeddingParts = {
-      embedding: await loadMatrix(checkpoint, { name: embedding.name, rows, cols }),
-      embeddingScale: embedding.scale,
-      positions: positions
-        ? { weight: await checkpoint.tensor(`${positions.name}.weight`), offset: positions.offset }
-        : undefined,
-    }
-    const spillDirectory = ids.length * cols * 4 > SPILL_BYTES ? this.writer.folder : null
-    try {
-      return await run(
-        addon().embedTokens(ids, seqLen, parts, spillDirectory, context.threads),
-        options.signal,
-      )
-    } finally {
-      parts.embedding.dispose()
-      parts.positions?.weight.dispose()
-    }
+    using handles = new Handles()
+    const parts = await loadEmbedding(checkpoint, this.spec, handles)
+    const spillDirectory = ids.length * this.spec.hiddenSize * 4 > SPILL_BYTES ? this.writer.folder : null
+    return await run(addon().embedTokens(ids, seqLen, parts, spillDirectory, context.threads), options.signal)
   }
 
   /** Of blocks that an interrupted run has finished, only the effect on the states is needed. */
@@ -257,8 +251,6 @@ class Quantization {
       }
       const elapsed = secondsSince(started)
       await this.writer.writeShard(blockEntries(block, weights), { layers, seconds, elapsed })
-      this.timed.blocks++
-      this.timed.seconds += elapsed
     } finally {
       disposeWeights(weights)
     }
@@ -283,10 +275,11 @@ class Quantization {
     return requireFinite(tensor, name, file, this.context.threads)
   }
 
-  private progress(block: DecoderBlockSpec, phase: QuantizeProgress['phase'], layer?: string): void {
+  private progress(block: { index: number }, phase: QuantizeProgress['phase'], layer?: string): void {
     const blocks = this.spec.blocks.length
-    const { blocks: done, seconds } = this.timed
-    const secondsLeft = done ? (seconds / done) * (blocks - this.writer.done.length + 1) : null
+    const done = this.writer.done.slice(1)
+    const replayed = phase === 'resume' ? 0 : block.index
+    const secondsLeft = estimateSecondsLeft(done, { blocks, resumed: this.resumedBlocks, replayed })
     this.options.onProgress?.({
       block: block.index,
       blocks,

@@ -21,6 +21,22 @@ export function secondsSince(started: number): number {
   return (performance.now() - started) / 1000
 }
 
+/**
+ * Seconds that a run has still to work, from its blocks done: those to come take as long as this run's own, or where it
+ * has none yet, as those of the run that it continues. Of these `resumed` blocks all but `replayed` have first to be
+ * run again for their effect on the states. null where nothing is done yet.
+ */
+export function estimateSecondsLeft(
+  done: readonly { elapsed: number; seconds: Seconds }[],
+  { blocks, resumed, replayed }: { blocks: number; resumed: number; replayed: number },
+): number | null {
+  const left = blocks - done.length
+  if (left === 0 || done.length === 0) return left === 0 ? 0 : null
+  const timed = done.length > resumed ? done.slice(resumed) : done
+  const pace = timed.reduce((sum, { elapsed }) => sum + elapsed, 0) / timed.length
+  return done.slice(replayed, resumed).reduce((sum, { seconds }) => sum + seconds.propagate, left * pace)
+}
+
 /** Adds the time that the work takes to a phase. */
 export async function timed<T>(
   seconds: Seconds,

@@ -8,7 +8,7 @@ import { Handles } from '../native/handles.js'
 import { type GeneratedToken, type GenerateOptions, generateTokens } from './generate.js'
 import { checkTokenIds } from './token_ids.js'
 import { loadTokenizer, type Tokenizer } from './tokenizer.js'
-import { checkpointSpec, loadBlockWeights, loadMatrix, loadNorm } from './weights.js'
+import { checkpointSpec, loadBlockWeights, loadEmbedding, loadMatrix, loadNorm } from './weights.js'
 
 export interface LoadOptions {
   device?: Device
@@ -51,21 +51,17 @@ export async function buildDecoder(
   blocks: NativeDecoderBlock[],
 ): Promise<NativeDecoderModel> {
   using handles = new Handles()
-  const matrix = async (name: string) =>
-    handles.own(await loadMatrix(checkpoint, { name, rows: spec.vocabSize, cols: spec.hiddenSize }))
-  const { positions, finalNorm, head } = spec
-  const embedding = await matrix(spec.embedding.name)
+  const { finalNorm, head, vocabSize: rows, hiddenSize: cols } = spec
+  const parts = await loadEmbedding(checkpoint, spec, handles)
   return new (addon().DecoderModel)({
-    embedding,
-    embeddingScale: spec.embedding.scale,
-    positions: positions
-      ? { weight: handles.own(await checkpoint.tensor(`${positions.name}.weight`)), offset: positions.offset }
-      : undefined,
+    ...parts,
     blocks,
     finalNorm: finalNorm
       ? handles.ownModule(await loadNorm(checkpoint, finalNorm, spec.hiddenSize))
       : undefined,
-    head: head.tied ? embedding : await matrix(head.name),
+    head: head.tied
+      ? parts.embedding
+      : handles.own(await loadMatrix(checkpoint, { name: head.name, rows, cols })),
     logitSoftcap: spec.logitSoftcap,
   })
 }

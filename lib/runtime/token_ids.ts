@@ -1,6 +1,7 @@
 /** Token ids from outside, checked before native code reads table rows by them. */
 import type { DecoderSpec } from '../architecture/spec.js'
 import { SlimError } from '../errors.js'
+import type { SlimWarning } from '../warnings.js'
 
 /** The ids as the native code takes them; the error names the first that the model has no row for. */
 export function checkTokenIds(
@@ -27,17 +28,24 @@ export function checkTokenIds(
 
 /**
  * Learned positions (OPT) end with their table. Rotary ones go on for ever: past maxPositions a model is only likely
- * to be bad, which is for an evaluation to show.
+ * to be bad, which is worth a warning.
  */
 export function checkPositions(
   parameter: string,
   length: number,
   { positions, maxPositions }: Pick<DecoderSpec, 'positions' | 'maxPositions'>,
+  onWarning?: (warning: SlimWarning) => void,
 ): void {
-  if (positions && length > maxPositions)
+  if (length <= maxPositions) return
+  if (positions)
     throw SlimError.invalidArgument(
       parameter,
       `at most the ${maxPositions} positions that the model has learned`,
       length,
     )
+  onWarning?.({
+    code: 'SLIM_BEYOND_POSITIONS',
+    message: `${parameter} ${length} goes beyond the ${maxPositions} positions that the model was made for: expect bad predictions there`,
+    parameter,
+  })
 }

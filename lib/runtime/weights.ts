@@ -4,7 +4,13 @@ import { decoderSpec } from '../architecture/index.js'
 import type { DecoderBlockSpec, DecoderSpec, LinearSpec } from '../architecture/spec.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import { SlimError } from '../errors.js'
-import { addon, type BlockWeights, type NativePackedMatrix, type NativeTensor } from '../native/addon.js'
+import {
+  addon,
+  type BlockWeights,
+  type EmbeddingParts,
+  type NativePackedMatrix,
+  type NativeTensor,
+} from '../native/addon.js'
 import { Handles } from '../native/handles.js'
 import { FORMAT_VERSION } from '../packed/manifest.js'
 
@@ -56,6 +62,21 @@ export async function loadMatrix(
     })
   } catch (error) {
     throw SlimError.from(error, { file: checkpoint.path, tensor: `${name}.${PACKED_PARTS.qweight}` })
+  }
+}
+
+/** What turns token ids into the states before the first block; `handles` own it. */
+export async function loadEmbedding(
+  checkpoint: Checkpoint,
+  { embedding, positions, vocabSize: rows, hiddenSize: cols }: DecoderSpec,
+  handles: Handles,
+): Promise<EmbeddingParts> {
+  return {
+    embedding: handles.own(await loadMatrix(checkpoint, { name: embedding.name, rows, cols })),
+    embeddingScale: embedding.scale,
+    positions: positions
+      ? { weight: handles.own(await checkpoint.tensor(`${positions.name}.weight`)), offset: positions.offset }
+      : undefined,
   }
 }
 

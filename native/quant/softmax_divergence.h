@@ -8,8 +8,7 @@
 
 namespace slim {
 
-constexpr float kLeastProbability = 1e-6f;
-constexpr float kLogLeastProbability = -13.815510557964274f;
+constexpr float kLogLeastProbability = -13.815510557964274f;  // log 1e-6
 
 /// The logarithm of a clamped probability needs no log: it is max(y − max y − log Σ exp(y − max y), log
 /// 1e-6).

@@ -19,6 +19,7 @@ describe('sampleWindows', () => {
   it('takes given offsets, the last possible one too', () => {
     const { ids, samples } = sampleWindows(tokens, { seqLen: 4, offsets: [0, 996] })
     expect(samples).toBe(2)
+    expect(sampleWindows(tokens, { samples: 2, seqLen: 4, offsets: [0, 996] }).ids).toEqual(ids)
     expect([...ids]).toEqual([0, 1, 2, 3, 996, 997, 998, 999])
   })
 
@@ -31,6 +32,7 @@ describe('sampleWindows', () => {
     [{ samples: 2, seqLen: 1.5 }, 'SLIM_INVALID_ARGUMENT', 'calibration.seqLen'],
     [{ samples: 2, seqLen: 10, seed: Number.NaN }, 'SLIM_INVALID_ARGUMENT', 'calibration.seed'],
     [{ samples: 2, seqLen: 10, seed: 0.5 }, 'SLIM_INVALID_ARGUMENT', 'calibration.seed'],
+    [{ samples: 3, seqLen: 10, offsets: [5, 9] }, 'SLIM_INVALID_ARGUMENT', 'calibration.samples'],
     [{ seqLen: 10, offsets: [991] }, 'SLIM_INVALID_ARGUMENT', 'calibration.offsets[0]'],
     [{ samples: 2, seqLen: 1001 }, 'SLIM_TEXT_TOO_SHORT', 'calibration'],
   ])('refuses %o', (options, code, parameter) => {

@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { parseOverride } from '../../lib/cli/quantize.js'
@@ -64,6 +64,63 @@ describe('slimllm', () => {
     expect(lastEvent(tokens).text.trim()).toBe(text.stdout.trim())
   })
 
+  it('names the flags that the user typed', () => {
+    const run = slimllm(...quantizeArgs(at('never'), '--group-size', '48'))
+    expect(run.stderr).toMatch(/one of 32, 64, 128, 256 for --group-size but received 48/)
+    const json = lastEvent(slimllm(...quantizeArgs(at('never'), '--bits', '9', '--json')).stdout)
+    expect(json).toMatchObject({ code: 'SLIM_INVALID_ARGUMENT', parameter: '--bits', received: '9' })
+    const short = slimllm('eval', demo, '--file', path.join(demo, 'config.json'))
+    expect(short.stderr).toMatch(/SLIM_TEXT_TOO_SHORT.* smaller --seq-len/)
+  })
+
+  it('warns of windows beyond the positions of the model', () => {
+    const args = ['eval', demo, '--file', heldoutFile, '--seq-len', '1100', '--max-tokens', '1100']
+    expect(slimllm(...args).stderr).toMatch(
+      /^warning SLIM_BEYOND_POSITIONS: --seq-len 1100 .* 1024 positions/m,
+    )
+    const [first] = slimllm(...args, '--json').stdout.split('\n')
+    expect(JSON.parse(first!)).toMatchObject({ event: 'warning', parameter: '--seq-len' })
+  })
+
+  it('inspects a packed folder without its manifest', () => {
+    cpSync(at('a'), at('bare'), { recursive: true })
+    rmSync(path.join(at('bare'), 'slimllm.json'))
+    const run = slimllm('inspect', at('bare'))
+    expect(run.status).toBe(0)
+    expect(run.stdout).toMatch(
+      /6 blocks.*\(slimllm\)\npacked by slimllm in 2 bits, group 32.*\n.*slimllm\.json/,
+    )
+    expect(lastEvent(slimllm('inspect', at('bare'), '--json').stdout)).toMatchObject({
+      format: 'slimllm',
+      manifest: null,
+    })
+  })
+
+  it('shows progress while the demo evaluates', async () => {
+    const child = spawn(process.execPath, [cli, 'demo'])
+    let stderr = ''
+    child.stderr.on('data', (chunk) => {
+      stderr += chunk
+      if (stderr.includes('window 64 of 128') && !child.killed) child.kill('SIGINT')
+    })
+    expect(await new Promise((resolve) => child.on('exit', resolve))).toBe(130)
+    expect(stderr).toMatch(/^fp16: evaluating\nwindow 64 of 128, perplexity \d/)
+  })
+
+  it('says what is missing where there is no addon', () => {
+    mkdirSync(at('package'))
+    cpSync(path.join(packageRoot(), 'dist'), path.join(at('package'), 'dist'), { recursive: true })
+    for (const name of ['package.json', 'node_modules'])
+      symlinkSync(path.join(packageRoot(), name), path.join(at('package'), name))
+    const doctor = path.join(at('package'), 'dist', 'cli', 'main.js')
+    const run = spawnSync(process.execPath, [doctor, 'doctor'], { encoding: 'utf8' })
+    expect(run.status).toBe(1)
+    expect(run.stdout).toMatch(/processor: .*\nnative addon: missing: \S/)
+    expect(run.stderr).toMatch(/SLIM_NO_ADDON.*build-native\.mjs/)
+    const json = spawnSync(process.execPath, [doctor, 'doctor', '--json'], { encoding: 'utf8' })
+    expect(lastEvent(json.stdout)).toMatchObject({ event: 'error', code: 'SLIM_NO_ADDON' })
+  })
+
   it('says what the machine has', () => {
     expect(slimllm('doctor').stdout).toMatch(/native addon: loaded, (avx512|avx2|portable) kernels/)
     expect(lastEvent(slimllm('doctor', '--json').stdout)).toMatchObject({
@@ -111,9 +168,20 @@ describe('slimllm', () => {
     expect(status).toBe(130)
     expect(lastEvent(stdout)).toMatchObject({ event: 'error', code: 'SLIM_ABORTED' })
     expect(existsSync(at('interrupted'))).toBe(false)
+    const partial = lastEvent(slimllm('inspect', at('interrupted.partial'), '--json').stdout)
+    expect(partial).toMatchObject({ format: 'unfinished', blocksDone: 2, blocks: 6, writer: null })
+    expect(slimllm('inspect', at('interrupted')).stdout).toMatch(
+      /2 of 6 blocks are done.*\nGive the same command again \(--output .*interrupted, /,
+    )
+    cpSync(at('interrupted.partial'), at('continued.partial'), { recursive: true })
+    const human = slimllm(...quantizeArgs(at('continued'), '--samples', '32'))
+    expect(human.stderr).toMatch(/^Continuing an unfinished run: 2 of 6 blocks are done, \d.* left\n/)
     const again = slimllm(...quantizeArgs(at('interrupted'), '--json', '--samples', '32'))
     expect(again.status).toBe(0)
     expect(again.stdout).not.toContain('"block":0,"blocks":6,"phase":"calibrate"')
+    const [first] = again.stdout.split('\n')
+    expect(JSON.parse(first!)).toMatchObject({ event: 'resume', blocksDone: 2, blocks: 6 })
+    expect(JSON.parse(first!).secondsLeft).toBeGreaterThan(0)
   })
 
   it.each([['--json'], []])('finishes its work when nobody reads its output any longer (%s)', (...flags) => {
@@ -140,8 +208,12 @@ describe('slimllm', () => {
 
   it('reads offsets from a file', () => {
     writeFileSync(at('offsets.json'), JSON.stringify({ offsets: [5, 900] }))
-    const run = slimllm(...quantizeArgs(at('offsets'), '--offsets', at('offsets.json'), '--json'))
+    const offsets = ['--offsets', at('offsets.json'), '--json']
+    const run = slimllm(...quantizeArgs(at('offsets'), '--samples', '2', ...offsets))
     expect(run.status).toBe(0)
+    // quantizeArgs asks for 4 samples.
+    const contradiction = lastEvent(slimllm(...quantizeArgs(at('wrong'), ...offsets)).stdout)
+    expect(contradiction).toMatchObject({ code: 'SLIM_INVALID_ARGUMENT', parameter: '--samples' })
     writeFileSync(at('no-offsets.json'), '{"starts":[5]}')
     const wrong = slimllm(...quantizeArgs(at('wrong'), '--offsets', at('no-offsets.json'), '--json'))
     expect(lastEvent(wrong.stdout)).toMatchObject({ code: 'SLIM_BAD_CONFIG', file: at('no-offsets.json') })

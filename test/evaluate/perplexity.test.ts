@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { evaluatePerplexity, loadModel, type Model } from '../../lib/index.js'
+import { evaluatePerplexity, loadModel, type Model, type SlimWarning } from '../../lib/index.js'
 import { packageRoot } from '../../lib/native/addon.js'
 import { demo, heldoutFile, rejection } from '../support/demo.js'
 
@@ -74,10 +74,21 @@ describe('evaluatePerplexity', () => {
       })
   })
 
-  it('refuses windows beyond learned positions, and lets rotary models try', async () => {
-    const tokenIds = new Int32Array(600).fill(7)
-    const { perplexity } = await evaluatePerplexity(model, { tokenIds, seqLen: 600 })
+  it('refuses a text that is not UTF-8', async () => {
+    const file = path.join(demo, 'model.safetensors')
+    const error = await rejection(evaluatePerplexity(model, { file, seqLen: 64 }))
+    expect(error).toMatchObject({ code: 'SLIM_TEXT_ENCODING', file })
+  })
+
+  it('refuses windows beyond learned positions, and lets rotary models try, with a warning', async () => {
+    const tokenIds = new Int32Array(1100).fill(7)
+    const warnings: SlimWarning[] = []
+    const onWarning = (warning: SlimWarning) => warnings.push(warning)
+    const { perplexity } = await evaluatePerplexity(model, { tokenIds, seqLen: 1100, onWarning })
     expect(perplexity).toBeGreaterThan(0)
+    expect(warnings).toMatchObject([{ code: 'SLIM_BEYOND_POSITIONS', parameter: 'seqLen' }])
+    await evaluatePerplexity(model, { tokenIds, seqLen: 1024, onWarning })
+    expect(warnings).toHaveLength(1)
     await using opt = await loadModel(optFolder)
     const { maxPositions } = opt.spec
     expect((await evaluatePerplexity(opt, { tokenIds, seqLen: maxPositions })).tokens).toBeGreaterThan(0)

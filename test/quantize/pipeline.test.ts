@@ -7,10 +7,11 @@ import {
   openCheckpoint,
   type QuantizeProgress,
   quantize,
+  type SlimWarning,
 } from '../../lib/index.js'
-import { packageRoot } from '../../lib/native/addon.js'
+import { addon, type NativeHessian, packageRoot } from '../../lib/native/addon.js'
 import { loadMatrix } from '../../lib/runtime/weights.js'
-import { contentHashes, demo, heldoutFile, rejection, small } from '../support/demo.js'
+import { contentHashes, demo, heldoutFile, rejection, small, smallCalibration } from '../support/demo.js'
 import { temporaryFolder } from '../support/temporary.js'
 
 const folder = temporaryFolder()
@@ -193,9 +194,21 @@ describe('quantize refuses', () => {
       code: 'SLIM_FILE_NOT_FOUND',
       file: at('nothing.txt'),
     })
+    writeFileSync(at('latin1.txt'), 'Caf\xe9 '.repeat(1000), 'latin1')
+    const encoding = await attempt({ file: at('latin1.txt') })
+    expect(encoding).toMatchObject({ code: 'SLIM_TEXT_ENCODING', file: at('latin1.txt') })
+    expect(encoding.message).toContain('byte 4 ')
     expect(await attempt({})).toMatchObject({ code: 'SLIM_INVALID_ARGUMENT', parameter: 'calibration' })
     expect(await attempt({ file: 'a', text: 'b' })).toMatchObject({ code: 'SLIM_INVALID_ARGUMENT' })
     expect(existsSync(at('never'))).toBe(false)
+  })
+
+  it('no window beyond rotary positions, but warns of it', async () => {
+    const warnings: SlimWarning[] = []
+    const calibration = { ...smallCalibration, samples: 1, seqLen: 1025 }
+    const options = { method: 'rtn', calibration, onWarning: (w: SlimWarning) => warnings.push(w) } as const
+    await quantize(demo, small(at('long'), options))
+    expect(warnings).toMatchObject([{ code: 'SLIM_BEYOND_POSITIONS', parameter: 'calibration.seqLen' }])
   })
 
   it('a device that is not there, a folder that is quantized already, an unknown family', async () => {
@@ -365,12 +378,45 @@ describe('an abort', () => {
     expect(existsSync(at('aborted'))).toBe(false)
     const mismatch = await rejection(quantize(demo, small(at('aborted'), { bits: 3 })))
     expect(mismatch).toMatchObject({ code: 'SLIM_OUTPUT_MISMATCH' })
-    const blocks: number[] = []
-    await quantize(
-      demo,
-      small(at('aborted'), { onProgress: ({ block, phase }) => phase === 'calibrate' && blocks.push(block) }),
-    )
-    expect(blocks[0]).toBe(2)
+    const steps: QuantizeProgress[] = []
+    await quantize(demo, small(at('aborted'), { onProgress: (step) => steps.push(step) }))
+    expect(steps[0]).toMatchObject({ phase: 'resume', block: 2, blocks: 6 })
+    expect(steps[0]!.secondsLeft).toBeGreaterThan(0)
+    expect(steps.filter(({ phase }) => phase === 'resume')).toHaveLength(1)
+    expect(steps.find(({ phase }) => phase === 'calibrate')!.block).toBe(2)
     expect(contentHashes(at('aborted'))).toEqual(contentHashes(at('slim')))
   })
+
+  it.each(['calibrate', 'quantize'] as const)(
+    'lets go of the Hessians, also in phase %s',
+    async (interrupted) => {
+      const native = addon()
+      const { Hessian } = native
+      let [made, disposed] = [0, 0]
+      native.Hessian = class extends (Hessian as new (size: number, keepEvery: number) => NativeHessian) {
+        constructor(size: number, keepEvery: number) {
+          super(size, keepEvery)
+          made++
+        }
+        override dispose() {
+          super.dispose()
+          disposed++
+        }
+      } as typeof Hessian
+      try {
+        const controller = new AbortController()
+        const { signal } = controller
+        const onProgress = ({ block, phase }: QuantizeProgress) =>
+          block === 1 && phase === interrupted && controller.abort()
+        const error = await rejection(
+          quantize(demo, small(at(`hessians-${interrupted}`), { signal, onProgress })),
+        )
+        expect(error).toMatchObject({ code: 'SLIM_ABORTED' })
+      } finally {
+        native.Hessian = Hessian
+      }
+      // Those of the block before, and of the one that the abort fell on.
+      expect([made, disposed]).toEqual([8, 8])
+    },
+  )
 })
