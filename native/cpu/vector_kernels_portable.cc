@@ -22,8 +22,17 @@ inline Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
 }  // namespace
 
 extern const DecoderKernels kPortableKernels;
-const DecoderKernels kPortableKernels = {mapInPlace<exp>,  mapInPlace<tanh>,     mapInPlace<silu>,
-                                         mapInPlace<gelu>, mapInPlace<geluTanh>, maximum,
-                                         sumExp,           sumExpDifference,     attend};
+const DecoderKernels kPortableKernels = {mapInPlace<exp>,
+                                         mapInPlace<tanh>,
+                                         mapInPlace<silu>,
+                                         mapInPlace<gelu>,
+                                         mapInPlace<geluTanh>,
+                                         maximum,
+                                         sumExp,
+                                         sumExpDifference,
+                                         attend,
+                                         mapInPlace<siluGradient>,
+                                         mapInPlace<geluGradient>,
+                                         mapInPlace<geluTanhGradient>};
 
 }  // namespace slim

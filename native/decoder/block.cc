@@ -85,12 +85,12 @@ Status fill(const NormSlot& slot, const NormSpec& spec, const BlockWeights& weig
   return Status::success();
 }
 
+}  // namespace
+
 void tap(const BlockTaps* taps, std::shared_ptr<Hessian> BlockTaps::*name, const float* x, size_t tokens,
          size_t stride, size_t sequences, ThreadPool& pool) {
   if (taps && taps->*name) (taps->*name)->add(x, tokens, stride, sequences, pool);
 }
-
-}  // namespace
 
 Status DecoderBlock::make(BlockSpec spec, const BlockWeights& weights, std::shared_ptr<DecoderBlock>& out) {
   SLIM_RETURN_IF_ERROR(checkSpec(spec));
@@ -127,8 +127,7 @@ Status DecoderBlock::make(BlockSpec spec, const BlockWeights& weights, std::shar
 }
 
 size_t DecoderBlock::tileTokens() const {
-  const size_t mlpWidth = spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_;
-  const size_t width = 4 * spec_.hiddenSize + 2 * spec_.qkvWidth() + spec_.queryWidth() + mlpWidth;
+  const size_t width = 4 * spec_.hiddenSize + 2 * spec_.qkvWidth() + spec_.queryWidth() + gateUpWidth();
   return std::clamp(kScratchBytes / (width * sizeof(float)), kLeastTokens, kMostTokens);
 }
 
@@ -190,19 +189,13 @@ void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyV
 void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues* keyValues,
                                 const BlockTaps* taps, size_t endingSequences, BlockScratch& scratch,
                                 ThreadPool& pool) const {
-  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize, width = spec_.qkvWidth();
+  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
   float* normed = scratch.normed.reserve(tokens * hidden);
   inputNorm_.apply(pool, tokens, states, hidden, normed, hidden);
   tap(taps, &BlockTaps::qkv, normed, tokens, hidden, endingSequences, pool);
 
-  float* qkv = scratch.qkv.reserve(tokens * width);
-  if (qkv_) {
-    qkv_.apply(pool, tokens, normed, hidden, qkv, width, false);
-  } else {
-    q_.apply(pool, tokens, normed, hidden, qkv, width, false);
-    k_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth(), width, false);
-    v_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth() + spec_.keyWidth(), width, false);
-  }
+  float* qkv = scratch.qkv.reserve(tokens * spec_.qkvWidth());
+  projectQkv(pool, tokens, normed, qkv);
   scratch.rotary.fill(spec_.rotary, tile.start, tile.length, pool);
   prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
   float* attended = scratch.attended.reserve(tokens * spec_.queryWidth());
@@ -216,18 +209,30 @@ void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& ti
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
   tap(taps, &BlockTaps::gateUp, input, tokens, hidden, endingSequences, pool);
   const bool gated = spec_.mlp != Mlp::Plain;
-  const size_t width = gated ? 2 * intermediate_ : intermediate_;
+  const size_t width = gateUpWidth();
   float* inner = scratch.mlp.reserve(tokens * width);
-  float* up = gated ? inner + intermediate_ : inner;
-  if (gateUp_) {
-    gateUp_.apply(pool, tokens, input, hidden, inner, width, false);
-  } else {
-    if (gate_) gate_.apply(pool, tokens, input, hidden, inner, width, false);
-    up_.apply(pool, tokens, input, hidden, up, width, false);
-  }
-  activateRows(pool, spec_.activation, tokens, intermediate_, inner, gated ? up : nullptr, width);
+  projectGateUp(pool, tokens, input, inner);
+  activateRows(pool, spec_.activation, tokens, intermediate_, inner, gated ? inner + intermediate_ : nullptr,
+               width);
   tap(taps, &BlockTaps::down, inner, tokens, width, endingSequences, pool);
   if (!taps) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
+}
+
+// qkv [tokens][qkvWidth] of the normed states
+void DecoderBlock::projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const {
+  const size_t hidden = spec_.hiddenSize, width = spec_.qkvWidth();
+  if (qkv_) return qkv_.apply(pool, tokens, normed, hidden, qkv, width, false);
+  q_.apply(pool, tokens, normed, hidden, qkv, width, false);
+  k_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth(), width, false);
+  v_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth() + spec_.keyWidth(), width, false);
+}
+
+// inner [tokens][gateUpWidth]: gate and up side by side, or up alone
+void DecoderBlock::projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const {
+  const size_t hidden = spec_.hiddenSize, width = gateUpWidth();
+  if (gateUp_) return gateUp_.apply(pool, tokens, input, hidden, inner, width, false);
+  if (gate_) gate_.apply(pool, tokens, input, hidden, inner, width, false);
+  up_.apply(pool, tokens, input, hidden, inner + width - intermediate_, width, false);
 }
 
 // states += norm(linear x); without a norm the product is accumulated onto the states.

@@ -35,6 +35,13 @@ struct BlockTaps {
   std::shared_ptr<Hessian> qkv, o, gateUp, down;
 };
 
+/// Adds x [tokens] of row stride `stride`, `sequences` sequences' ends among them, to a tap's Hessian.
+void tap(const BlockTaps* taps, std::shared_ptr<Hessian> BlockTaps::*name, const float* x, size_t tokens,
+         size_t stride, size_t sequences, ThreadPool& pool);
+
+struct BackwardScratch;  // decoder/block_backward.h
+class GradientSink;      // decoder/gradients.h
+
 /// What a forward pass needs beside the states; reused from block to block.
 struct BlockScratch {
   FloatBuffer states, normed, mlpNormed, qkv, attended, output, mlp;
@@ -62,7 +69,17 @@ class DecoderBlock {
   Status append(float* states, size_t tokens, size_t start, KeyValues& past, BlockScratch& scratch,
                 ThreadPool& pool, const CancelFlag& cancelled) const;
 
+  /// The backward pass (block_backward.cc). `inputs` [tokens, hidden] are the states that entered the block;
+  /// `gradients` come as ∂L/∂output and leave as ∂L/∂input. Values are recomputed, some whole sequences at a
+  /// time. Each sink is given the gradients of the linear layers; the inputs of the linear layers are added
+  /// to the Hessians of `taps`, if any.
+  Status backward(const float* inputs, float* gradients, size_t tokens, size_t sequenceLength,
+                  const BlockTaps* taps, const std::vector<GradientSink*>& sinks, BackwardScratch& scratch,
+                  ThreadPool& pool, const CancelFlag& cancelled) const;
+
  private:
+  struct BackwardTile;
+
   size_t tileTokens() const;
   void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
                size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
@@ -70,6 +87,12 @@ class DecoderBlock {
                     size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
   void runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
               size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
+  void projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const;
+  void projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const;
+  size_t gateUpWidth() const { return spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_; }
+  void backwardMlp(const BackwardTile& tile) const;
+  void recomputeAttention(const BackwardTile& tile) const;
+  void backwardAttention(const BackwardTile& tile) const;
   void addOutput(const Linear& linear, const Norm& norm, size_t tokens, const float* x, size_t xStride,
                  float* states, BlockScratch& scratch, ThreadPool& pool) const;
 
