@@ -9,7 +9,7 @@ import type { SafetensorsEntry } from '../checkpoint/safetensors_writer.js'
 import { requireFinite } from '../checkpoint/tensor_info.js'
 import { SlimError } from '../errors.js'
 import { readText } from '../files.js'
-import { addon, type BlockWeights, type EmbeddingParts, type NativeTensor, run } from '../native/addon.js'
+import { addon, type BlockWeights, type NativeTensor, run } from '../native/addon.js'
 import { checkDevice, checkThreads } from '../native/device.js'
 import {
   blockEntries,
@@ -28,7 +28,6 @@ import {
   checkpointSpec,
   disposeWeights,
   loadBlockWeights,
-  loadMatrix,
   type QuantizationConfig,
 } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
@@ -39,6 +38,7 @@ import {
   quantizeBlock,
   type StepContext,
 } from './block.js'
+import { embedSamples } from './embed.js'
 import {
   type BitMap,
   type QuantizeOptions,
@@ -55,9 +55,6 @@ export interface QuantizeReport extends Manifest {
   /** Largest resident memory of the process so far. */
   peakMemoryBytes: number
 }
-
-/** States larger than this live in an unlinked file on the output's disk, so that a 7B model calibrates in little memory. */
-const SPILL_BYTES = 2 ** 30
 
 /**
  * Quantizes a checkpoint (Hugging Face folder or GGUF file) into a packed folder at `options.output`.
@@ -195,36 +192,19 @@ class Quantization {
 
   private async quantizeBlocks(): Promise<void> {
     const { samples, spec } = this
-    const calibration = samples && { samples, states: await this.embed(samples) }
+    const calibration = samples && {
+      samples,
+      states: await embedSamples(this.checkpoint, spec, samples, {
+        ...this.context,
+        spillFolder: this.writer.folder,
+      }),
+    }
     try {
       await this.replayJournaled(calibration)
       for (const block of spec.blocks.slice(this.writer.done.length - 1))
         await this.quantizeBlock(block, calibration)
     } finally {
       calibration?.states.dispose()
-    }
-  }
-
-  /** Hidden states of the calibration samples before the first block. */
-  private async embed({ ids, seqLen }: CalibrationSamples): Promise<NativeTensor> {
-    const { checkpoint, context, options } = this
-    const { embedding, positions, vocabSize: rows, hiddenSize: cols } = this.spec
-    const parts: EmbeddingParts = {
-      embedding: await loadMatrix(checkpoint, { name: embedding.name, rows, cols }),
-      embeddingScale: embedding.scale,
-      positions: positions
-        ? { weight: await checkpoint.tensor(`${positions.name}.weight`), offset: positions.offset }
-        : undefined,
-    }
-    const spillDirectory = ids.length * cols * 4 > SPILL_BYTES ? this.writer.folder : null
-    try {
-      return await run(
-        addon().embedTokens(ids, seqLen, parts, spillDirectory, context.threads),
-        options.signal,
-      )
-    } finally {
-      parts.embedding.dispose()
-      parts.positions?.weight.dispose()
     }
   }
 
