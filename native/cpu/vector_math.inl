@@ -86,8 +86,8 @@ inline Vector geluTanh(Vector x) {
 
 // ∂/∂x of x σ(argument): σ + x σ (1 − σ) ∂argument/∂x
 inline Vector sigmoidGradient(Vector x, Vector argument, Vector slope) {
-  const Vector sigmoid = 1.0f / (1.0f + exp(-argument));
-  return fma(x * slope, sigmoid * (1.0f - sigmoid), sigmoid);
+  const Vector e = exp(-argument), sigmoid = 1.0f / (1.0f + e);
+  return fma(x * slope, sigmoid * (e * sigmoid), sigmoid);  // 1 − σ = e σ keeps its digits
 }
 
 inline Vector siluGradient(Vector x) { return sigmoidGradient(x, x, broadcast(1.0f)); }
