@@ -166,6 +166,10 @@ class FisherWalk {
       weights: BlockWeights,
     ) => Promise<T>,
   ): Promise<T> {
+    const { signal } = this.options
+    // A small block may be done before its job sees the signal.
+    if (signal?.aborted)
+      throw new SlimError('SLIM_ABORTED', 'The Fisher information was aborted', { cause: signal.reason })
     const weights = await (this.options.loadBlock?.(block) ?? loadBlockWeights(this.checkpoint, block))
     const native = new (addon().DecoderBlock)(block.spec, weights)
     try {

@@ -1,5 +1,6 @@
 // The backward pass as JavaScript sees it: DecoderBlock.backward and headGradient (lib/native/addon.ts).
 #include <algorithm>
+#include <cmath>
 
 #include "addon/arguments.h"
 #include "addon/decoder_object.h"
@@ -19,6 +20,15 @@ TensorPtr asStates(const Napi::Value& value, const std::string& name, size_t hid
 bool asFlag(const Napi::Object& options, const char* name) {
   const Napi::Value value = options.Get(name);
   return !isMissing(value) && asBoolean(value, name);
+}
+
+// A whole number of either sign, as SplitMix64 takes it in lib/random.ts.
+uint64_t asSeed(const Napi::Value& value) {
+  const double seed = asNumber(value, "seed");
+  constexpr double kMost = 9007199254740991;  // Number.MAX_SAFE_INTEGER
+  if (!(std::abs(seed) <= kMost) || seed != std::floor(seed))
+    throwInvalid(value.Env(), "seed", "a whole number", value);
+  return uint64_t(int64_t(seed));
 }
 
 template <typename Array, typename Element>
@@ -109,8 +119,7 @@ Napi::Value headGradientFunction(const Napi::CallbackInfo& info) {
   Labels labels;
   if (const Napi::Value given = options.Get("labels"); !isMissing(given))
     labels.given = asIds(given, "labels");
-  if (const Napi::Value seed = options.Get("seed"); !isMissing(seed))
-    labels.seed = uint64_t(int64_t(asNumber(seed, "seed")));
+  if (const Napi::Value seed = options.Get("seed"); !isMissing(seed)) labels.seed = asSeed(seed);
   if (const Napi::Value first = options.Get("firstToken"); !isMissing(first))
     labels.firstToken = asSize(first, "firstToken");
   auto pool = asThreads(info[2]);
