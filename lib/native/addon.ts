@@ -80,6 +80,11 @@ export interface QuantizeLinearOptions {
   compensation: 'none' | 'gptq'
   /** Most sweeps of the refinement after GPTQ (default 0: none). */
   sweeps?: number
+  /**
+   * How far W moves towards W X̃ᵀX (XᵀX)⁻¹, which makes up for the drift of the inputs from X̃ to X: 0 (default) not at
+   * all, 1 all the way.
+   */
+  driftWeight?: number
 }
 
 export interface QuantizedLinear {
@@ -128,10 +133,70 @@ export interface NativeDecoderBlock {
    */
   forward(
     states: NativeTensor,
-    options: { sequenceLength: number; taps?: Partial<Record<TapName, NativeHessian>> },
+    options: {
+      sequenceLength: number
+      taps?: Partial<Record<TapName, NativeHessian>>
+      /** How much every token counts in a tap's Hessian (mean 1); all the same without. */
+      tokenWeights?: Partial<Record<TapName, Float32Array>>
+      /**
+       * With taps: the unquantized block, run on its own states (replaced by its output). What its inputs differ by,
+       * Σ (X̃ − X)ᵀX, goes to the Hessians, for driftWeight of quantizeLinear.
+       */
+      original?: { block: NativeDecoderBlock; states: NativeTensor }
+    },
     threads: number,
   ): NativeJob<void>
+  /**
+   * The backward pass: `inputs` [tokens, hidden] float32 are the states that entered the block, `gradients` (the same
+   * shape) come as ∂L/∂output and leave as ∂L/∂inputs. Values are recomputed, some whole sequences at a time, and with
+   * `taps` the inputs of the linear layers are added to the Hessians on the way.
+   */
+  backward(
+    inputs: NativeTensor,
+    gradients: NativeTensor,
+    options: {
+      sequenceLength: number
+      taps?: Partial<Record<TapName, NativeHessian>>
+      fisher?: boolean
+      weightGradients?: boolean
+    },
+    threads: number,
+  ): NativeJob<BlockGradients>
   dispose(): void
+}
+
+export interface BlockGradients {
+  /** Σ over tokens (∂L/∂y_o)² of every output of every linear layer; empty unless `fisher`. */
+  fisher: Partial<Record<LinearRole, Float64Array>>
+  /** Of every token, the mean of (∂L/∂y_o)² over the outputs of the layers on a tap; empty unless `fisher`. */
+  tokenPowers: Partial<Record<TapName, Float32Array>>
+  /** ∂L/∂W, float32 [rows, cols]; empty unless `weightGradients`. */
+  weightGradients: Partial<Record<LinearRole, NativeTensor>>
+}
+
+export interface HeadOptions {
+  sequenceLength: number
+  head: NativeTensor | NativePackedMatrix
+  finalNorm?: { weight: NativeTensor; bias?: NativeTensor }
+  /** What `finalNorm` is: that of the blocks. */
+  norm: BlockSpec['norm']
+  /** cap · tanh(logits / cap); 0: none. */
+  logitSoftcap: number
+  /** The token after each one [tokens] (of a sequence's last, anything); or labels are drawn from the model itself. */
+  labels?: Int32Array
+  /** Of the draw (default 0): the label of a token depends on it, on `firstToken` + its index, and on the model. */
+  seed?: number
+  firstToken?: number
+}
+
+export interface HeadGradient {
+  /** ∂L/∂states [tokens, hidden], L = −Σ ln p(label) over all tokens of the sequences but their last. */
+  gradients: NativeTensor
+  /** L, and the number of its terms. */
+  nll: number
+  count: number
+  /** The labels [tokens]; −1 where there is none. */
+  labels: Int32Array
 }
 
 export interface EmbeddingParts {
@@ -177,6 +242,9 @@ export interface NativeDecoderModel {
   step(cache: NativeKvCache, ids: Int32Array, threads: number): NativeJob<Float32Array>
   dispose(): void
 }
+
+type ActivationKernel = 'silu' | 'gelu' | 'geluTanh'
+export type VectorKernel = 'exp' | 'tanh' | ActivationKernel | `${ActivationKernel}Gradient`
 
 export type InstructionSet = 'portable' | 'avx2' | 'avx512'
 
@@ -302,8 +370,11 @@ export interface NativeAddon {
     threads: number,
   ): NativeJob<NativeTensor>
 
+  /** From the states [tokens, hidden] float32 after the last block to the gradients of the tokens' likelihoods. */
+  headGradient(states: NativeTensor, options: HeadOptions, threads: number): NativeJob<HeadGradient>
+
   /** Internal to tests and benchmarks: a copy of x (float32) through one vector kernel. */
-  applyKernel(name: 'exp' | 'tanh' | 'silu' | 'gelu' | 'geluTanh', x: NativeTensor): Float32Array
+  applyKernel(name: VectorKernel, x: NativeTensor): Float32Array
   /**
    * Causal attention, softmax(scale · q·k) v: q [tokens, heads, headDim], k and v [past + tokens, kvHeads, headDim],
    * float32, the queries being the last tokens; out as q. softcap and window as in BlockSpec.

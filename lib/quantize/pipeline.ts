@@ -11,7 +11,6 @@ import { SlimError } from '../errors.js'
 import { readUtf8 } from '../files.js'
 import { addon, type BlockWeights, type NativeTensor, run } from '../native/addon.js'
 import { checkDevice, checkThreads } from '../native/device.js'
-import { Handles } from '../native/handles.js'
 import {
   blockEntries,
   denseEntry,
@@ -30,7 +29,6 @@ import {
   checkpointSpec,
   disposeWeights,
   loadBlockWeights,
-  loadEmbedding,
   type QuantizationConfig,
 } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
@@ -41,6 +39,7 @@ import {
   quantizeBlock,
   type StepContext,
 } from './block.js'
+import { embedSamples } from './embed.js'
 import {
   type BitMap,
   type QuantizeOptions,
@@ -57,9 +56,6 @@ export interface QuantizeReport extends Manifest {
   /** Largest resident memory of the process so far. */
   peakMemoryBytes: number
 }
-
-/** States larger than this live in an unlinked file on the output's disk, so that a 7B model calibrates in little memory. */
-const SPILL_BYTES = 2 ** 30
 
 /**
  * Quantizes a checkpoint (Hugging Face folder or GGUF file) into a packed folder at `options.output`.
@@ -203,7 +199,13 @@ class Quantization {
 
   private async quantizeBlocks(): Promise<void> {
     const { samples, spec } = this
-    const calibration = samples && { samples, states: await this.embed(samples) }
+    const calibration = samples && {
+      samples,
+      states: await embedSamples(this.checkpoint, spec, samples, {
+        ...this.context,
+        spillFolder: this.writer.folder,
+      }),
+    }
     try {
       await this.replayJournaled(calibration)
       for (const block of spec.blocks.slice(this.writer.done.length - 1))
@@ -211,15 +213,6 @@ class Quantization {
     } finally {
       calibration?.states.dispose()
     }
-  }
-
-  /** Hidden states of the calibration samples before the first block. */
-  private async embed({ ids, seqLen }: CalibrationSamples): Promise<NativeTensor> {
-    const { checkpoint, context, options } = this
-    using handles = new Handles()
-    const parts = await loadEmbedding(checkpoint, this.spec, handles)
-    const spillDirectory = ids.length * this.spec.hiddenSize * 4 > SPILL_BYTES ? this.writer.folder : null
-    return await run(addon().embedTokens(ids, seqLen, parts, spillDirectory, context.threads), options.signal)
   }
 
   /** Of blocks that an interrupted run has finished, only the effect on the states is needed. */

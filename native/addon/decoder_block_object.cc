@@ -28,11 +28,7 @@ BlockSpec asBlockSpec(const Napi::Value& value) {
   spec.heads = asSize(object.Get("heads"), "spec.heads", 1);
   spec.kvHeads = asSize(object.Get("kvHeads"), "spec.kvHeads", 1);
   spec.headDim = asSize(object.Get("headDim"), "spec.headDim", 1);
-  const auto norm = asObject(object.Get("norm"), "spec.norm");
-  spec.norm.kind = asEnum<NormSpec::Kind>(norm.Get("kind"), "spec.norm.kind",
-                                          {{"rms", NormSpec::Kind::Rms}, {"layer", NormSpec::Kind::Layer}});
-  spec.norm.eps = float(asNumber(norm.Get("eps"), "spec.norm.eps"));
-  spec.norm.unitOffset = asBoolean(norm.Get("unitOffset"), "spec.norm.unitOffset");
+  spec.norm = asNormSpec(object.Get("norm"), "spec.norm");
   if (const Napi::Value given = object.Get("rotary"); !isMissing(given)) {
     const auto rotary = asObject(given, "spec.rotary");
     spec.rotary.dim = asSize(rotary.Get("dim"), "spec.rotary.dim", 2);
@@ -114,6 +110,29 @@ BlockTaps::Tap asTap(const Napi::Object& taps, const Napi::Value& tokenWeights, 
 
 }  // namespace
 
+NormSpec asNormSpec(const Napi::Value& value, const std::string& name) {
+  const auto norm = asObject(value, name);
+  NormSpec spec;
+  spec.kind = asEnum<NormSpec::Kind>(norm.Get("kind"), name + ".kind",
+                                     {{"rms", NormSpec::Kind::Rms}, {"layer", NormSpec::Kind::Layer}});
+  spec.eps = float(asNumber(norm.Get("eps"), name + ".eps"));
+  spec.unitOffset = asBoolean(norm.Get("unitOffset"), name + ".unitOffset");
+  return spec;
+}
+
+std::shared_ptr<BlockTaps> asTaps(const Napi::Object& options, const DecoderBlock& block, size_t tokens) {
+  const Napi::Value given = options.Get("taps"), weights = options.Get("tokenWeights");
+  if (isMissing(given)) return nullptr;
+  const auto object = asObject(given, "taps");
+  const BlockSpec& spec = block.spec();
+  auto taps = std::make_shared<BlockTaps>();
+  taps->qkv = asTap(object, weights, "qkv", spec.hiddenSize, tokens);
+  taps->o = asTap(object, weights, "o", spec.queryWidth(), tokens);
+  taps->gateUp = asTap(object, weights, "gateUp", spec.hiddenSize, tokens);
+  taps->down = asTap(object, weights, "down", block.intermediateSize(), tokens);
+  return taps;
+}
+
 Weight asWeight(const Napi::Value& value, const std::string& name) {
   if (TensorPtr tensor = TensorObject::get(value)) return Weight::of(std::move(tensor));
   std::shared_ptr<PackedMatrix> packed = PackedObject::get(value);
@@ -144,16 +163,7 @@ Napi::Value DecoderBlockObject::forward(const Napi::CallbackInfo& info) {
     throwInvalid(env, "states", "a tensor [tokens, " + std::to_string(spec.hiddenSize) + "] of F32", info[0]);
   const auto options = asObject(info[1], "options");
   const size_t sequenceLength = asSize(options.Get("sequenceLength"), "sequenceLength", 1);
-  std::shared_ptr<BlockTaps> taps;
-  if (const Napi::Value given = options.Get("taps"); !isMissing(given)) {
-    const auto object = asObject(given, "taps");
-    taps = std::make_shared<BlockTaps>();
-    const Napi::Value weights = options.Get("tokenWeights");
-    taps->qkv = asTap(object, weights, "qkv", spec.hiddenSize, states->rows());
-    taps->o = asTap(object, weights, "o", spec.queryWidth(), states->rows());
-    taps->gateUp = asTap(object, weights, "gateUp", spec.hiddenSize, states->rows());
-    taps->down = asTap(object, weights, "down", block_->intermediateSize(), states->rows());
-  }
+  auto taps = asTaps(options, *block_, states->rows());
   std::shared_ptr<DecoderBlock> original;
   TensorPtr originalStates;
   if (const Napi::Value given = options.Get("original"); !isMissing(given)) {
@@ -192,6 +202,7 @@ Napi::Value DecoderBlockObject::dispose(const Napi::CallbackInfo& info) {
 Napi::Function DecoderBlockObject::define(Napi::Env env) {
   return DefineClass(env, "DecoderBlock",
                      {instanceMethod<&DecoderBlockObject::forward>("forward"),
+                      instanceMethod<&DecoderBlockObject::backward>("backward"),
                       instanceMethod<&DecoderBlockObject::dispose>("dispose")});
 }
 

@@ -9,13 +9,6 @@ namespace {
 constexpr napi_type_tag kModelTag = {0x71d94e0b3ac84c26, 0xb5f2086d9e17a34c};
 constexpr napi_type_tag kCacheTag = {0x0e8b5c7741fd49a3, 0xa61c3d52f0984be7};
 
-std::vector<int32_t> asIds(const Napi::Value& value) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
-    throwInvalid(value.Env(), "ids", "an Int32Array of token ids", value);
-  const auto array = value.As<Napi::Int32Array>();
-  return {array.Data(), array.Data() + array.ElementLength()};
-}
-
 // The embedding's part of a model's parts.
 Embedding asEmbedding(const Napi::Object& object) {
   Embedding embedding;
@@ -64,6 +57,13 @@ Napi::Value toFloats(Napi::Env env, const std::vector<float>& values) {
 }
 
 }  // namespace
+
+std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
+    throwInvalid(value.Env(), name, "an Int32Array of token ids", value);
+  const auto array = value.As<Napi::Int32Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
 
 KvCacheObject::KvCacheObject(const Napi::CallbackInfo& info) : NativeObject(info) {
   if (!info[0].IsExternal())
@@ -120,7 +120,7 @@ std::shared_ptr<DecoderModel> DecoderModelObject::model(const Napi::CallbackInfo
 // logits(ids, threads): NativeJob<Float32Array>
 Napi::Value DecoderModelObject::logits(const Napi::CallbackInfo& info) {
   auto m = model(info);
-  auto ids = asIds(info[0]);
+  auto ids = asIds(info[0], "ids");
   auto pool = asThreads(info[1]);
   auto out = std::make_shared<std::vector<float>>();
   return startJob(
@@ -135,7 +135,7 @@ Napi::Value DecoderModelObject::logits(const Napi::CallbackInfo& info) {
 // tokenNll(ids, threads): NativeJob<Float32Array>
 Napi::Value DecoderModelObject::tokenNll(const Napi::CallbackInfo& info) {
   auto m = model(info);
-  auto ids = asIds(info[0]);
+  auto ids = asIds(info[0], "ids");
   auto pool = asThreads(info[1]);
   auto out = std::make_shared<std::vector<float>>();
   return startJob(
@@ -148,7 +148,7 @@ Napi::Value DecoderModelObject::compare(const Napi::CallbackInfo& info) {
   auto m = model(info);
   auto reference = get(info[0]);
   if (!reference) throwInvalid(info.Env(), "reference", "a decoder model that is not disposed", info[0]);
-  auto ids = asIds(info[1]);
+  auto ids = asIds(info[1], "ids");
   auto pool = asThreads(info[2]);
   auto out = std::make_shared<Comparison>();
   return startJob(
@@ -179,7 +179,7 @@ Napi::Value DecoderModelObject::step(const Napi::CallbackInfo& info) {
   auto shared = KvCacheObject::get(info[0]);
   if (!shared || shared->model != m)
     throwInvalid(env, "cache", "a cache of this model that is not disposed", info[0]);
-  auto ids = asIds(info[1]);
+  auto ids = asIds(info[1], "ids");
   auto pool = asThreads(info[2]);
   if (shared->busy.exchange(true))
     throw toError(env, Status::invalidArgument("cache", "a cache that no step is using", "a busy one",
@@ -212,7 +212,7 @@ Napi::Function DecoderModelObject::define(Napi::Env env) {
 
 // embedTokens(ids, sequenceLength, { embedding, positions?, embeddingScale }, spillDirectory, threads)
 Napi::Value embedTokens(const Napi::CallbackInfo& info) {
-  auto ids = asIds(info[0]);
+  auto ids = asIds(info[0], "ids");
   const size_t sequenceLength = asSize(info[1], "sequenceLength", 1);
   const auto embedding = asEmbedding(asObject(info[2], "parts"));
   throwIfError(info.Env(), embedding.check());

@@ -12,11 +12,15 @@ Napi::Value applyKernel(const Napi::CallbackInfo& info) {
   TensorPtr x = asTensor(info[1], "x");
   if (x->dtype() != DType::F32) throwInvalid(env, "x", "a tensor of F32", info[1]);
   const DecoderKernels& kernels = decoderKernels();
-  const std::pair<const char*, void (*)(float*, size_t)> functions[] = {{"exp", kernels.exp},
-                                                                        {"tanh", kernels.tanh},
-                                                                        {"silu", kernels.silu},
-                                                                        {"gelu", kernels.gelu},
-                                                                        {"geluTanh", kernels.geluTanh}};
+  const std::pair<const char*, void (*)(float*, size_t)> functions[] = {
+      {"exp", kernels.exp},
+      {"tanh", kernels.tanh},
+      {"silu", kernels.silu},
+      {"gelu", kernels.gelu},
+      {"geluTanh", kernels.geluTanh},
+      {"siluGradient", kernels.siluGradient},
+      {"geluGradient", kernels.geluGradient},
+      {"geluTanhGradient", kernels.geluTanhGradient}};
   for (const auto& [known, function] : functions) {
     if (name != known) continue;
     auto result = Napi::Float32Array::New(env, x->elements());
@@ -24,7 +28,8 @@ Napi::Value applyKernel(const Napi::CallbackInfo& info) {
     function(result.Data(), x->elements());
     return result;
   }
-  throwInvalid(env, "name", "exp, tanh, silu, gelu or geluTanh", info[0]);
+  throwInvalid(env, "name", "exp, tanh, silu, gelu, geluTanh, or one of the last three with Gradient",
+               info[0]);
 }
 
 // attention(q, k, v, { window, softcap, scale }, threads): NativeJob<Float32Array>
@@ -93,6 +98,7 @@ void registerDecoder(Napi::Env env, Napi::Object exports) {
   exports.Set("DecoderModel", DecoderModelObject::define(env));
   env.GetInstanceData<AddonData>()->kvCache = Napi::Persistent(KvCacheObject::define(env));
   exportFunction<embedTokens>(exports, "embedTokens");
+  exportFunction<headGradientFunction>(exports, "headGradient");
   exportFunction<applyKernel>(exports, "applyKernel");
   exportFunction<attentionFunction>(exports, "attention");
 }

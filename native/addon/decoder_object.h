@@ -22,6 +22,7 @@ class DecoderBlockObject : public NativeObject<DecoderBlockObject> {
 
  private:
   Napi::Value forward(const Napi::CallbackInfo& info);
+  Napi::Value backward(const Napi::CallbackInfo& info);  // decoder_backward.cc
   Napi::Value dispose(const Napi::CallbackInfo& info);
 
   std::shared_ptr<DecoderBlock> block_;
@@ -67,6 +68,11 @@ class DecoderModelObject : public NativeObject<DecoderModelObject> {
   std::shared_ptr<DecoderModel> model_;
 };
 
-Napi::Value embedTokens(const Napi::CallbackInfo& info);  // decoder_model_object.cc
+/// `taps` and `tokenWeights` of the options of forward and backward; null without taps.
+std::shared_ptr<BlockTaps> asTaps(const Napi::Object& options, const DecoderBlock& block, size_t tokens);
+std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name);  // decoder_model_object.cc
+NormSpec asNormSpec(const Napi::Value& value, const std::string& name);
+Napi::Value headGradientFunction(const Napi::CallbackInfo& info);  // decoder_backward.cc
+Napi::Value embedTokens(const Napi::CallbackInfo& info);           // decoder_model_object.cc
 
 }  // namespace slim::addon

@@ -37,9 +37,18 @@ inline Vector mantissa(Vector x) { return Vector((IntVector(x) & 0x7fffff) | 0x3
 }  // namespace
 
 extern const DecoderKernels kAvx2Kernels;
-const DecoderKernels kAvx2Kernels = {mapInPlace<exp>,  mapInPlace<tanh>,     mapInPlace<silu>,
-                                     mapInPlace<gelu>, mapInPlace<geluTanh>, maximum,
-                                     sumExp,           sumExpDifference,     attend};
+const DecoderKernels kAvx2Kernels = {mapInPlace<exp>,
+                                     mapInPlace<tanh>,
+                                     mapInPlace<silu>,
+                                     mapInPlace<gelu>,
+                                     mapInPlace<geluTanh>,
+                                     maximum,
+                                     sumExp,
+                                     sumExpDifference,
+                                     attend,
+                                     mapInPlace<siluGradient>,
+                                     mapInPlace<geluGradient>,
+                                     mapInPlace<geluTanhGradient>};
 const SoftmaxKernels kSoftmaxAvx2 = {logProbabilities, divergence};
 const ScaleSearch kScaleSearchAvx2 = searchScale;
 const WideScaleSearch kWideScaleSearchAvx2 = searchWideScale;

@@ -40,9 +40,18 @@ inline Vector mantissa(Vector x) { return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2
 }  // namespace
 
 extern const DecoderKernels kAvx512Kernels;
-const DecoderKernels kAvx512Kernels = {mapInPlace<exp>,  mapInPlace<tanh>,     mapInPlace<silu>,
-                                       mapInPlace<gelu>, mapInPlace<geluTanh>, maximum,
-                                       sumExp,           sumExpDifference,     attend};
+const DecoderKernels kAvx512Kernels = {mapInPlace<exp>,
+                                       mapInPlace<tanh>,
+                                       mapInPlace<silu>,
+                                       mapInPlace<gelu>,
+                                       mapInPlace<geluTanh>,
+                                       maximum,
+                                       sumExp,
+                                       sumExpDifference,
+                                       attend,
+                                       mapInPlace<siluGradient>,
+                                       mapInPlace<geluGradient>,
+                                       mapInPlace<geluTanhGradient>};
 const SoftmaxKernels kSoftmaxAvx512 = {logProbabilities, divergence};
 const ScaleSearch kScaleSearchAvx512 = searchScale;
 const WideScaleSearch kWideScaleSearchAvx512 = searchWideScale;

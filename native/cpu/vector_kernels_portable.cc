@@ -24,9 +24,18 @@ inline Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
 }  // namespace
 
 extern const DecoderKernels kPortableKernels;
-const DecoderKernels kPortableKernels = {mapInPlace<exp>,  mapInPlace<tanh>,     mapInPlace<silu>,
-                                         mapInPlace<gelu>, mapInPlace<geluTanh>, maximum,
-                                         sumExp,           sumExpDifference,     attend};
+const DecoderKernels kPortableKernels = {mapInPlace<exp>,
+                                         mapInPlace<tanh>,
+                                         mapInPlace<silu>,
+                                         mapInPlace<gelu>,
+                                         mapInPlace<geluTanh>,
+                                         maximum,
+                                         sumExp,
+                                         sumExpDifference,
+                                         attend,
+                                         mapInPlace<siluGradient>,
+                                         mapInPlace<geluGradient>,
+                                         mapInPlace<geluTanhGradient>};
 const RefinementKernels kRefinementPortable = {multiplyLevels, descendCodes};
 
 }  // namespace slim

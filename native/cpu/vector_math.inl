@@ -58,7 +58,8 @@ inline Vector silu(Vector x) { return sigmoidTimes(x, x); }
 
 // erfc(z) = t · exp(−z² + P(t)), t = 1 / (1 + z/2), z ≥ 0 (Numerical Recipes, relative error 1.2e-7): unlike
 // 1 + erf it keeps its digits for negative x.
-inline Vector gelu(Vector x) {
+// Φ(x) = (1 + erf(x/√2)) / 2
+inline Vector normalDistribution(Vector x) {
   const Vector z = absolute(x) * 0.707106781f;
   const Vector t = 1.0f / fma(z, broadcast(0.5f), broadcast(1.0f));
   Vector p = broadcast(0.17087277f);
@@ -72,13 +73,34 @@ inline Vector gelu(Vector x) {
   p = fma(p, t, broadcast(1.00002368f));
   p = fma(p, t, broadcast(-1.26551223f));
   const Vector erfc = t * exp(p - z * z);
-  return 0.5f * x * (x < 0.0f ? erfc : 2.0f - erfc);
+  return 0.5f * (x < 0.0f ? erfc : 2.0f - erfc);
 }
+
+inline Vector gelu(Vector x) { return x * normalDistribution(x); }
 
 // (1 + tanh u) / 2 = 1 / (1 + e^−2u)
 inline Vector geluTanh(Vector x) {
   const Vector cubic = fma(x * x, x * 0.044715f, x);
   return sigmoidTimes(x, cubic * 1.59576912f);  // 2 √(2/π)
+}
+
+// ∂/∂x of x σ(argument): σ + x σ (1 − σ) ∂argument/∂x
+inline Vector sigmoidGradient(Vector x, Vector argument, Vector slope) {
+  const Vector e = exp(-argument), sigmoid = 1.0f / (1.0f + e);
+  return fma(x * slope, sigmoid * (e * sigmoid), sigmoid);  // 1 − σ = e σ keeps its digits
+}
+
+inline Vector siluGradient(Vector x) { return sigmoidGradient(x, x, broadcast(1.0f)); }
+
+// Φ(x) + x φ(x)
+inline Vector geluGradient(Vector x) {
+  return fma(x * 0.398942280f, exp(-0.5f * x * x), normalDistribution(x));
+}
+
+inline Vector geluTanhGradient(Vector x) {
+  const Vector square = x * x;
+  return sigmoidGradient(x, fma(square, x * 0.044715f, x) * 1.59576912f,
+                         fma(square, broadcast(0.134145f), broadcast(1.0f)) * 1.59576912f);
 }
 
 // n ≤ kVectorLanes floats; the other lanes are `fill`.

@@ -20,6 +20,21 @@ struct TokenTile {
   size_t tokens() const { return sequences * length; }
 };
 
+/// Where the heads of one token lie in its row of projected values.
+struct HeadOffsets {
+  explicit HeadOffsets(const BlockSpec& spec) : spec_(spec), perHead_(spec.qkvLayout == QkvLayout::PerHead) {}
+
+  size_t query(size_t head) const { return (perHead_ ? 3 * head : head) * spec_.headDim; }
+  size_t key(size_t head) const { return (perHead_ ? 3 * head + 1 : spec_.heads + head) * spec_.headDim; }
+  size_t value(size_t head) const {
+    return (perHead_ ? 3 * head + 2 : spec_.heads + spec_.kvHeads + head) * spec_.headDim;
+  }
+
+ private:
+  const BlockSpec& spec_;
+  const bool perHead_;
+};
+
 /// Rows [tile tokens][qkvWidth] of projected q, k, v: q and k are normed per head (where the norms are given)
 /// and turned, q is scaled, all in place; k and v are stored in `cache[sequence]`.
 void prepareHeads(ThreadPool& pool, const BlockSpec& spec, const Norm& queryNorm, const Norm& keyNorm,

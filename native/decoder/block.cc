@@ -1,6 +1,7 @@
 #include "decoder/block.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "decoder/activation.h"
 
@@ -87,20 +88,14 @@ Status fill(const NormSlot& slot, const NormSpec& spec, const BlockWeights& weig
 
 }  // namespace
 
-// What the taps need to know of a tile.
-struct DecoderBlock::TapTile {
-  const BlockTaps& taps;
-  size_t firstToken, tokens, endingSequences;
-  const BlockScratch* original;  // of the original block's pass over the tile; it holds its inputs
-
-  void add(const BlockTaps::Tap& tap, const float* x, size_t stride, FloatBuffer BlockScratch::*buffer,
-           ThreadPool& pool) const {
-    if (!tap.hessian) return;
-    tap.hessian->add(x, tokens, stride, endingSequences, pool,
-                     {.original = original ? (original->*buffer).data() : nullptr,
-                      .tokenWeights = tap.tokenWeights ? tap.tokenWeights->data() + firstToken : nullptr});
-  }
-};
+void TapTile::add(BlockTaps::Tap BlockTaps::*name, const float* x, size_t stride,
+                  FloatBuffer BlockScratch::*buffer, ThreadPool& pool) const {
+  const BlockTaps::Tap& tap = taps.*name;
+  if (!tap.hessian) return;
+  tap.hessian->add(x, tokens, stride, endingSequences, pool,
+                   {.original = original ? (original->*buffer).data() : nullptr,
+                    .tokenWeights = tap.tokenWeights ? tap.tokenWeights->data() + firstToken : nullptr});
+}
 
 Status DecoderBlock::make(BlockSpec spec, const BlockWeights& weights, std::shared_ptr<DecoderBlock>& out) {
   SLIM_RETURN_IF_ERROR(checkSpec(spec));
@@ -137,8 +132,7 @@ Status DecoderBlock::make(BlockSpec spec, const BlockWeights& weights, std::shar
 }
 
 size_t DecoderBlock::tileTokens() const {
-  const size_t mlpWidth = spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_;
-  const size_t width = 4 * spec_.hiddenSize + 2 * spec_.qkvWidth() + spec_.queryWidth() + mlpWidth;
+  const size_t width = 4 * spec_.hiddenSize + 2 * spec_.qkvWidth() + spec_.queryWidth() + gateUpWidth();
   return std::clamp(kScratchBytes / (width * sizeof(float)), kLeastTokens, kMostTokens);
 }
 
@@ -167,14 +161,12 @@ Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength
       if (original)
         original->runTile(taps->originalStates + at, tile, originalScratch.keyValues.data(), nullptr,
                           originalScratch, pool);
-      if (taps) {
-        const bool ends = tile.start + tile.length == sequenceLength;
-        const TapTile tapTile{*taps, firstToken, tile.tokens(), ends ? tile.sequences : 0,
-                              original ? &originalScratch : nullptr};
-        runTile(states + at, tile, scratch.keyValues.data(), &tapTile, scratch, pool);
-      } else {
-        runTile(states + at, tile, scratch.keyValues.data(), nullptr, scratch, pool);
-      }
+      std::optional<TapTile> tapTile;
+      const bool ends = tile.start + tile.length == sequenceLength;
+      if (taps)
+        tapTile.emplace(TapTile{*taps, firstToken, tile.tokens(), ends ? tile.sequences : 0,
+                                original ? &originalScratch : nullptr});
+      runTile(states + at, tile, scratch.keyValues.data(), tapTile ? &*tapTile : nullptr, scratch, pool);
     }
   }
   return Status::success();
@@ -212,44 +204,50 @@ void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyV
 
 void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues* keyValues,
                                 const TapTile* taps, BlockScratch& scratch, ThreadPool& pool) const {
-  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize, width = spec_.qkvWidth();
+  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
   float* normed = scratch.normed.reserve(tokens * hidden);
   inputNorm_.apply(pool, tokens, states, hidden, normed, hidden);
-  if (taps) taps->add(taps->taps.qkv, normed, hidden, &BlockScratch::normed, pool);
+  if (taps) taps->add(&BlockTaps::qkv, normed, hidden, &BlockScratch::normed, pool);
 
-  float* qkv = scratch.qkv.reserve(tokens * width);
-  if (qkv_) {
-    qkv_.apply(pool, tokens, normed, hidden, qkv, width, false);
-  } else {
-    q_.apply(pool, tokens, normed, hidden, qkv, width, false);
-    k_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth(), width, false);
-    v_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth() + spec_.keyWidth(), width, false);
-  }
+  float* qkv = scratch.qkv.reserve(tokens * spec_.qkvWidth());
+  projectQkv(pool, tokens, normed, qkv);
   scratch.rotary.fill(spec_.rotary, tile.start, tile.length, pool);
   prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
   float* attended = scratch.attended.reserve(tokens * spec_.queryWidth());
   attention(pool, spec_, tile, qkv, keyValues, attended, scratch.attention);
-  if (taps) taps->add(taps->taps.o, attended, spec_.queryWidth(), &BlockScratch::attended, pool);
+  if (taps) taps->add(&BlockTaps::o, attended, spec_.queryWidth(), &BlockScratch::attended, pool);
   addOutput(o_, postAttentionNorm_, tokens, attended, spec_.queryWidth(), states, scratch, pool);
 }
 
 void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps,
                           BlockScratch& scratch, ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
-  if (taps) taps->add(taps->taps.gateUp, input, hidden, &BlockScratch::mlpNormed, pool);
+  if (taps) taps->add(&BlockTaps::gateUp, input, hidden, &BlockScratch::mlpNormed, pool);
   const bool gated = spec_.mlp != Mlp::Plain;
-  const size_t width = gated ? 2 * intermediate_ : intermediate_;
+  const size_t width = gateUpWidth();
   float* inner = scratch.mlp.reserve(tokens * width);
-  float* up = gated ? inner + intermediate_ : inner;
-  if (gateUp_) {
-    gateUp_.apply(pool, tokens, input, hidden, inner, width, false);
-  } else {
-    if (gate_) gate_.apply(pool, tokens, input, hidden, inner, width, false);
-    up_.apply(pool, tokens, input, hidden, up, width, false);
-  }
-  activateRows(pool, spec_.activation, tokens, intermediate_, inner, gated ? up : nullptr, width);
-  if (taps) taps->add(taps->taps.down, inner, width, &BlockScratch::mlp, pool);
+  projectGateUp(pool, tokens, input, inner);
+  activateRows(pool, spec_.activation, tokens, intermediate_, inner, gated ? inner + intermediate_ : nullptr,
+               width);
+  if (taps) taps->add(&BlockTaps::down, inner, width, &BlockScratch::mlp, pool);
   if (!taps) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
+}
+
+// qkv [tokens][qkvWidth] of the normed states
+void DecoderBlock::projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const {
+  const size_t hidden = spec_.hiddenSize, width = spec_.qkvWidth();
+  if (qkv_) return qkv_.apply(pool, tokens, normed, hidden, qkv, width, false);
+  q_.apply(pool, tokens, normed, hidden, qkv, width, false);
+  k_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth(), width, false);
+  v_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth() + spec_.keyWidth(), width, false);
+}
+
+// inner [tokens][gateUpWidth]: gate and up side by side, or up alone
+void DecoderBlock::projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const {
+  const size_t hidden = spec_.hiddenSize, width = gateUpWidth();
+  if (gateUp_) return gateUp_.apply(pool, tokens, input, hidden, inner, width, false);
+  if (gate_) gate_.apply(pool, tokens, input, hidden, inner, width, false);
+  up_.apply(pool, tokens, input, hidden, inner + width - intermediate_, width, false);
 }
 
 // states += norm(linear x); without a norm the product is accumulated onto the states.

@@ -45,12 +45,26 @@ struct BlockTaps {
   float* originalStates = nullptr;
 };
 
+struct BackwardScratch;  // decoder/block_backward.h
+class GradientSink;      // decoder/gradients.h
+
 /// What a forward pass needs beside the states; reused from block to block.
 struct BlockScratch {
   FloatBuffer states, normed, mlpNormed, qkv, attended, output, mlp;
   RotaryTable rotary;
   std::vector<FloatBuffer> attention;
   std::vector<KeyValues> keyValues;
+};
+
+/// A tile's share of the taps.
+struct TapTile {
+  const BlockTaps& taps;
+  size_t firstToken, tokens, endingSequences;
+  const BlockScratch* original;  // of the original block's pass over the tile: it holds its inputs
+
+  /// x [tokens] of row stride `stride`; `buffer`: where the original's pass holds the same input.
+  void add(BlockTaps::Tap BlockTaps::*name, const float* x, size_t stride, FloatBuffer BlockScratch::*buffer,
+           ThreadPool& pool) const;
 };
 
 class DecoderBlock {
@@ -72,8 +86,17 @@ class DecoderBlock {
   Status append(float* states, size_t tokens, size_t start, KeyValues& past, BlockScratch& scratch,
                 ThreadPool& pool, const CancelFlag& cancelled) const;
 
+  /// The backward pass (block_backward.cc). `inputs` [tokens, hidden] are the states that entered the block;
+  /// `gradients` come as ∂L/∂output and leave as ∂L/∂input. Values are recomputed, some whole sequences at a
+  /// time. Each sink is given the gradients of the linear layers; the inputs of the linear layers are added
+  /// to the Hessians of `taps`, if any.
+  Status backward(const float* inputs, float* gradients, size_t tokens, size_t sequenceLength,
+                  const BlockTaps* taps, const std::vector<GradientSink*>& sinks, BackwardScratch& scratch,
+                  ThreadPool& pool, const CancelFlag& cancelled) const;
+
  private:
-  struct TapTile;
+  struct BackwardTile;
+
   size_t tileTokens() const;
   void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps,
                BlockScratch& scratch, ThreadPool& pool) const;
@@ -81,6 +104,12 @@ class DecoderBlock {
                     BlockScratch& scratch, ThreadPool& pool) const;
   void runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps,
               BlockScratch& scratch, ThreadPool& pool) const;
+  void projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const;
+  void projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const;
+  size_t gateUpWidth() const { return spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_; }
+  void backwardMlp(const BackwardTile& tile) const;
+  void recomputeAttention(const BackwardTile& tile) const;
+  void backwardAttention(const BackwardTile& tile) const;
   void addOutput(const Linear& linear, const Norm& norm, size_t tokens, const float* x, size_t xStride,
                  float* states, BlockScratch& scratch, ThreadPool& pool) const;
 

@@ -35,6 +35,10 @@ struct DecoderKernels {
   /// Σ exp(p − shift) · (p − q)
   double (*sumExpDifference)(const float* p, const float* q, size_t n, float shift);
   void (*attend)(const AttentionTile& tile);
+  // Derivatives of the activations at x, in place on n floats.
+  void (*siluGradient)(float* x, size_t n);
+  void (*geluGradient)(float* x, size_t n);
+  void (*geluTanhGradient)(float* x, size_t n);
 };
 
 /// Of the instruction set that kernels use now (cpu/features.h).

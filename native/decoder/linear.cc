@@ -48,4 +48,28 @@ void Linear::apply(ThreadPool& pool, size_t tokens, const float* x, size_t xStri
        options);
 }
 
+void Linear::backward(ThreadPool& pool, size_t tokens, const float* dy, size_t dyStride, float* dx,
+                      size_t dxStride, bool accumulate, FloatBuffer& decoded) const {
+  const size_t rows = weight.rows, cols = weight.cols;
+  GemmOptions options;
+  options.accumulate = accumulate;
+  if (weight.dense && weight.dense->dtype() == DType::F32) {
+    gemm(pool, tokens, cols, rows, Operand::rowMajor(dy, dyStride),
+         Operand::columnMajor(weight.dense->as<float>(), cols), dx, dxStride, options);
+    return;
+  }
+  constexpr size_t kRows = 3072, kTask = 16;  // of W: a whole number of the product's depth blocks
+  float* w = decoded.reserve(std::min(rows, kRows) * cols);
+  for (size_t first = 0; first < rows; first += kRows) {
+    const size_t count = std::min(kRows, rows - first);
+    pool.parallelFor((count + kTask - 1) / kTask, [&](size_t task, int) {
+      for (size_t r = task * kTask; r < std::min(count, (task + 1) * kTask); ++r)
+        weight.read(first + r, w + r * cols);
+    });
+    gemm(pool, tokens, cols, count, Operand::rowMajor(dy + first, dyStride), Operand::columnMajor(w, cols),
+         dx, dxStride, options);
+    options.accumulate = true;
+  }
+}
+
 }  // namespace slim

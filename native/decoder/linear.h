@@ -7,6 +7,7 @@
 
 #include "core/tensor.h"
 #include "cpu/gemm.h"
+#include "decoder/float_buffer.h"
 
 namespace slim {
 
@@ -43,6 +44,10 @@ struct Linear {
   /// y [tokens, rows] (row stride yStride) = x [tokens, cols] · Wᵀ + b, or y += that.
   void apply(ThreadPool& pool, size_t tokens, const float* x, size_t xStride, float* y, size_t yStride,
              bool accumulate) const;
+  /// dx [tokens, cols] (+)= dy [tokens, rows] · W. Rows of a weight that is not dense F32 are decoded into
+  /// `decoded`, some thousand at a time.
+  void backward(ThreadPool& pool, size_t tokens, const float* dy, size_t dyStride, float* dx, size_t dxStride,
+                bool accumulate, FloatBuffer& decoded) const;
 };
 
 }  // namespace slim

@@ -23,7 +23,19 @@ class Norm {
   void apply(ThreadPool& pool, size_t rows, const float* x, size_t xStride, float* out,
              size_t outStride) const;
 
+  /// One vector: inputGradient (+)= ∂L/∂x of `outputGradient` = ∂L/∂out; without `accumulate` they may be the
+  /// same memory.
+  void backward(const float* x, const float* outputGradient, float* inputGradient, bool accumulate) const;
+  /// Contiguous rows [rows, size()].
+  void backward(ThreadPool& pool, size_t rows, const float* x, const float* outputGradient,
+                float* inputGradient, bool accumulate) const;
+
  private:
+  struct Moments {
+    float mean, inverse;  // 0 (RMS) or mean x; 1 / √(mean (x − mean)² + ε)
+  };
+  Moments moments(const float* x) const;
+
   NormSpec::Kind kind_ = NormSpec::Kind::Rms;
   float eps_ = 0;
   std::vector<float> weight_, bias_;

@@ -35,4 +35,16 @@ void RotaryTable::apply(size_t index, float* head) const {
   }
 }
 
+void RotaryTable::backward(size_t index, float* gradient) const {
+  const float* cos = cosSin_.data() + index * 2 * half_;
+  const float* sin = cos + half_;
+  float* low = gradient;
+  float* high = gradient + half_;
+  for (size_t i = 0; i < half_; ++i) {
+    const float x = low[i], y = high[i];
+    low[i] = x * cos[i] + y * sin[i];
+    high[i] = y * cos[i] - x * sin[i];
+  }
+}
+
 }  // namespace slim

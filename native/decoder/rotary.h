@@ -14,6 +14,8 @@ class RotaryTable {
   void fill(const RotarySpec& spec, size_t firstPosition, size_t positions, ThreadPool& pool);
   /// Turns one head at the `index`-th position of the run, in place.
   void apply(size_t index, float* head) const;
+  /// ∂L/∂head of ∂L/∂(the turned head), in place: the transposed turn.
+  void backward(size_t index, float* gradient) const;
 
  private:
   size_t half_ = 0;

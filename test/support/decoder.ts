@@ -8,6 +8,7 @@ import {
   type BlockWeights,
   type EmbeddingParts,
   type FloatDType,
+  type ModelParts,
   type NativeDecoderBlock,
   type NativeDecoderModel,
   type NativeTensor,
@@ -53,6 +54,7 @@ export function blockWeights(block: DecoderBlockSpec, tensor: TensorSource): Blo
 export interface LoadedDecoder {
   spec: DecoderSpec
   embedding: EmbeddingParts
+  head: Pick<ModelParts, 'finalNorm' | 'head'>
   blocks: NativeDecoderBlock[]
   model: NativeDecoderModel
 }
@@ -68,9 +70,7 @@ export function buildDecoder(spec: DecoderSpec, tensor: TensorSource): LoadedDec
       : undefined,
     embeddingScale: spec.embedding.scale,
   }
-  const model = new DecoderModel({
-    ...embedding,
-    blocks,
+  const head = {
     finalNorm: finalNorm
       ? {
           weight: tensor(`${finalNorm.name}.weight`),
@@ -78,9 +78,9 @@ export function buildDecoder(spec: DecoderSpec, tensor: TensorSource): LoadedDec
         }
       : undefined,
     head: tensor(`${spec.head.name}.weight`),
-    logitSoftcap: spec.logitSoftcap,
-  })
-  return { spec, embedding, blocks, model }
+  }
+  const model = new DecoderModel({ ...embedding, blocks, ...head, logitSoftcap: spec.logitSoftcap })
+  return { spec, embedding, head, blocks, model }
 }
 
 /** A fixture's model, its weights (not its norms) in another dtype if one is given. */

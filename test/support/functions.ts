@@ -20,3 +20,15 @@ export const silu = (x: number) => x / (1 + Math.exp(-x))
 export const gelu = (x: number) => (x / 2) * erfc(-x / Math.SQRT2)
 export const geluTanh = (x: number) =>
   x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)))
+
+/** The derivatives of the activations in float64. */
+
+const sigmoid = (x: number) => 1 / (1 + Math.exp(-x))
+export const siluGradient = (x: number) => sigmoid(x) * (1 + x * (1 - sigmoid(x)))
+export const geluGradient = (x: number) =>
+  erfc(-x / Math.SQRT2) / 2 + (x * Math.exp((-x * x) / 2)) / Math.sqrt(2 * Math.PI)
+export const geluTanhGradient = (x: number) => {
+  const c = Math.sqrt(2 / Math.PI)
+  const tanh = Math.tanh(c * (x + 0.044715 * x ** 3))
+  return (1 + tanh) / 2 + (x / 2) * (1 - tanh ** 2) * c * (1 + 3 * 0.044715 * x ** 2)
+}

@@ -1,7 +1,14 @@
 import { beforeAll, describe, expect, it } from 'vitest'
 import { addon } from '../../../lib/native/addon.js'
 import { randomFloats } from '../../support/decoder.js'
-import { gelu, geluTanh, silu } from '../../support/functions.js'
+import {
+  gelu,
+  geluGradient,
+  geluTanh,
+  geluTanhGradient,
+  silu,
+  siluGradient,
+} from '../../support/functions.js'
 
 // The bound is relative to the value. A wide sigmoid's argument is rounded to float32 before its exponential, so the
 // tails of the activations, which are small beside x, lose some digits: there the bound is relative to x.
@@ -26,6 +33,10 @@ const kernels = [
     range: 9,
     bound: (value: number, x: number) => 1e-6 * Math.abs(value) + 1e-8 * Math.abs(x),
   },
+  // The two terms of a derivative cancel near its zero and in its tails.
+  { name: 'siluGradient', reference: siluGradient, range: 80, bound: () => 1e-6 },
+  { name: 'geluGradient', reference: geluGradient, range: 9, bound: () => 1e-6 },
+  { name: 'geluTanhGradient', reference: geluTanhGradient, range: 9, bound: () => 1e-6 },
 ] as const
 
 describe.each(addon().instructionSets())('%s', (instructionSet) => {

@@ -1,0 +1,147 @@
+// The backward pass as JavaScript sees it: DecoderBlock.backward and headGradient (lib/native/addon.ts).
+#include <algorithm>
+#include <cmath>
+
+#include "addon/arguments.h"
+#include "addon/decoder_object.h"
+#include "decoder/block_backward.h"
+#include "decoder/head_gradient.h"
+
+namespace slim::addon {
+namespace {
+
+TensorPtr asStates(const Napi::Value& value, const std::string& name, size_t hidden) {
+  TensorPtr states = asTensor(value, name);
+  if (states->dtype() != DType::F32 || states->shape().size() != 2 || states->cols() != hidden)
+    throwInvalid(value.Env(), name, "a tensor [tokens, " + std::to_string(hidden) + "] of F32", value);
+  return states;
+}
+
+bool asFlag(const Napi::Object& options, const char* name) {
+  const Napi::Value value = options.Get(name);
+  return !isMissing(value) && asBoolean(value, name);
+}
+
+// A whole number of either sign, as SplitMix64 takes it in lib/random.ts.
+uint64_t asSeed(const Napi::Value& value) {
+  const double seed = asNumber(value, "seed");
+  constexpr double kMost = 9007199254740991;  // Number.MAX_SAFE_INTEGER
+  if (!(std::abs(seed) <= kMost) || seed != std::floor(seed))
+    throwInvalid(value.Env(), "seed", "a whole number", value);
+  return uint64_t(int64_t(seed));
+}
+
+template <typename Array, typename Element>
+Napi::Object toArrays(Napi::Env env, const std::map<std::string, std::vector<Element>>& values) {
+  auto object = Napi::Object::New(env);
+  for (const auto& [name, elements] : values) {
+    auto array = Array::New(env, elements.size());
+    std::copy(elements.begin(), elements.end(), array.Data());
+    object.Set(name, array);
+  }
+  return object;
+}
+
+Status toTensors(const WeightGradients& gradients, std::map<std::string, TensorPtr>& out) {
+  for (const auto& [role, matrix] : gradients.matrices()) {
+    SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {matrix.rows, matrix.cols}, out[role]));
+    std::copy(matrix.values.begin(), matrix.values.end(), out[role]->as<float>());
+  }
+  return Status::success();
+}
+
+}  // namespace
+
+// backward(inputs, gradients, { sequenceLength, taps?, fisher?, weightGradients? }, threads):
+// NativeJob<BlockGradients>
+Napi::Value DecoderBlockObject::backward(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  if (!block_) throw toError(env, Status::error("SLIM_DISPOSED", "The decoder block is disposed"));
+  const size_t hidden = block_->spec().hiddenSize;
+  TensorPtr inputs = asStates(info[0], "inputs", hidden), gradients = asStates(info[1], "gradients", hidden);
+  if (inputs->rows() != gradients->rows() || inputs == gradients)
+    throwInvalid(env, "gradients", "another tensor " + describeShape(*inputs) + ", as inputs", info[1]);
+  const auto options = asObject(info[2], "options");
+  const size_t sequenceLength = asSize(options.Get("sequenceLength"), "sequenceLength", 1);
+  auto taps = asTaps(options, *block_, inputs->rows());
+  struct Result {
+    std::unique_ptr<FisherSums> fisher;
+    std::unique_ptr<WeightGradients> weights;
+    std::map<std::string, TensorPtr> weightTensors;
+  };
+  auto result = std::make_shared<Result>();
+  if (asFlag(options, "fisher")) result->fisher = std::make_unique<FisherSums>(inputs->rows());
+  if (asFlag(options, "weightGradients")) result->weights = std::make_unique<WeightGradients>();
+  auto pool = asThreads(info[3]);
+  return startJob(
+      env,
+      [=, block = block_](const CancelFlag& cancelled) {
+        std::vector<GradientSink*> sinks;
+        if (result->fisher) sinks.push_back(result->fisher.get());
+        if (result->weights) sinks.push_back(result->weights.get());
+        BackwardScratch scratch;
+        SLIM_RETURN_IF_ERROR(block->backward(inputs->as<float>(), gradients->as<float>(), inputs->rows(),
+                                             sequenceLength, taps.get(), sinks, scratch, *pool, cancelled));
+        return result->weights ? toTensors(*result->weights, result->weightTensors) : Status::success();
+      },
+      [=](Napi::Env e) {
+        auto object = Napi::Object::New(e), weights = Napi::Object::New(e);
+        const FisherSums none(0), &fisher = result->fisher ? *result->fisher : none;
+        object.Set("fisher", toArrays<Napi::Float64Array>(e, fisher.rows()));
+        object.Set("tokenPowers", toArrays<Napi::Float32Array>(e, fisher.tokenPowers()));
+        for (const auto& [role, tensor] : result->weightTensors)
+          weights.Set(role, TensorObject::wrap(e, tensor));
+        object.Set("weightGradients", weights);
+        return object;
+      });
+}
+
+// headGradient(states, HeadOptions, threads): NativeJob<HeadGradient>
+Napi::Value headGradientFunction(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  const auto options = asObject(info[1], "options");
+  auto head = std::make_shared<Head>();
+  head->weight = asWeight(options.Get("head"), "head");
+  const size_t hidden = head->weight.cols;
+  throwIfError(env, head->weight.check("head", std::max<size_t>(head->weight.rows, 1), hidden));
+  TensorPtr states = asStates(info[0], "states", hidden);
+  if (const Napi::Value given = options.Get("finalNorm"); !isMissing(given)) {
+    const auto norm = asObject(given, "finalNorm");
+    std::vector<float> weight, bias;
+    throwIfError(env, readVector(asTensor(norm.Get("weight"), "finalNorm.weight"), "finalNorm.weight", hidden,
+                                 weight));
+    if (TensorPtr tensor = asOptionalTensor(norm.Get("bias"), "finalNorm.bias"))
+      throwIfError(env, readVector(tensor, "finalNorm.bias", hidden, bias));
+    head->finalNorm = Norm(asNormSpec(options.Get("norm"), "norm"), std::move(weight), std::move(bias));
+  }
+  head->logitSoftcap = float(asNumber(options.Get("logitSoftcap"), "logitSoftcap"));
+  const size_t sequenceLength = asSize(options.Get("sequenceLength"), "sequenceLength", 1);
+  Labels labels;
+  if (const Napi::Value given = options.Get("labels"); !isMissing(given))
+    labels.given = asIds(given, "labels");
+  if (const Napi::Value seed = options.Get("seed"); !isMissing(seed)) labels.seed = asSeed(seed);
+  if (const Napi::Value first = options.Get("firstToken"); !isMissing(first))
+    labels.firstToken = asSize(first, "firstToken");
+  auto pool = asThreads(info[2]);
+  auto gradients = std::make_shared<TensorPtr>();
+  auto result = std::make_shared<HeadGradient>();
+  return startJob(
+      env,
+      [=, labels = std::move(labels)](const CancelFlag& cancelled) {
+        SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, states->shape(), *gradients));
+        return headGradient(*head, labels, states->as<float>(), states->rows(), sequenceLength,
+                            (*gradients)->as<float>(), *result, *pool, cancelled);
+      },
+      [=](Napi::Env e) {
+        auto object = Napi::Object::New(e);
+        object.Set("gradients", TensorObject::wrap(e, *gradients));
+        object.Set("nll", result->nll);
+        object.Set("count", double(result->count));
+        auto array = Napi::Int32Array::New(e, result->labels.size());
+        std::copy(result->labels.begin(), result->labels.end(), array.Data());
+        object.Set("labels", array);
+        return object;
+      });
+}
+
+}  // namespace slim::addon

@@ -1,0 +1,159 @@
+#include "decoder/head_gradient.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "decoder/kernels.h"
+
+namespace slim {
+namespace {
+
+constexpr size_t kLogitBytes = size_t(64) << 20;  // of a tile
+
+// The `index`-th number of SplitMix64 (Steele, Lea, Flood 2014), uniform in [0, 1).
+double uniform(uint64_t seed, uint64_t index) {
+  uint64_t z = seed + (index + 1) * 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return double((z ^ (z >> 31)) >> 11) * 0x1p-53;
+}
+
+// The sum of likelihoods chunk by chunk, so that a label is found without adding them up again.
+class ChunkSums {
+ public:
+  ChunkSums(const float* likelihoods, size_t n) : likelihoods_(likelihoods), n_(n) {
+    for (size_t start = 0; start < n; start += kChunk) {
+      sums_.push_back(sum(likelihoods + start, std::min(kChunk, n - start)));
+      total_ += sums_.back();
+    }
+  }
+  double total() const { return total_; }
+
+  // The first index up to which the likelihoods add up to more than `target`; the last one that is likely at
+  // all where rounding leaves a rest.
+  size_t find(double target) const {
+    size_t start = 0;
+    for (size_t c = 0; c + 1 < sums_.size() && target >= sums_[c]; ++c, start += kChunk) target -= sums_[c];
+    size_t found = start;
+    for (size_t i = start; i < n_; ++i) {
+      if (likelihoods_[i] > 0) found = i;
+      target -= likelihoods_[i];
+      if (target < 0) break;
+    }
+    return found;
+  }
+
+ private:
+  static constexpr size_t kChunk = 1024, kPartial = 16;
+
+  static double sum(const float* x, size_t n) {
+    float partial[kPartial] = {};
+    size_t i = 0;
+    for (; i + kPartial <= n; i += kPartial)
+      for (size_t j = 0; j < kPartial; ++j) partial[j] += x[i + j];
+    double total = 0;
+    for (float p : partial) total += p;
+    for (; i < n; ++i) total += x[i];
+    return total;
+  }
+
+  const float* likelihoods_;
+  size_t n_;
+  std::vector<double> sums_;
+  double total_ = 0;
+};
+
+// One token: logits before the cap become ∂L/∂logits, p − onehot(label), times 1 − (capped / cap)². Draws the
+// label if it is −1; returns the token's negative log-likelihood.
+double differentiateToken(float* logits, size_t vocab, float cap, double draw, int32_t& label,
+                          std::vector<float>& slopes) {
+  const DecoderKernels& kernels = decoderKernels();
+  if (cap > 0) {
+    slopes.resize(vocab);
+    for (size_t i = 0; i < vocab; ++i) logits[i] /= cap;
+    kernels.tanh(logits, vocab);
+    for (size_t i = 0; i < vocab; ++i) {
+      slopes[i] = 1.0f - logits[i] * logits[i];
+      logits[i] *= cap;
+    }
+  }
+  const float highest = kernels.maximum(logits, vocab);
+  for (size_t i = 0; i < vocab; ++i) logits[i] -= highest;
+  const float givenLogit = label >= 0 ? logits[label] : 0.0f;
+  kernels.exp(logits, vocab);
+  const ChunkSums sums(logits, vocab);
+  double logit = givenLogit;
+  if (label < 0) {
+    label = int32_t(sums.find(draw * sums.total()));
+    logit = std::log(double(logits[label]));
+  }
+  const float inverse = float(1.0 / sums.total());
+  for (size_t i = 0; i < vocab; ++i) logits[i] *= inverse;
+  logits[label] -= 1.0f;
+  if (cap > 0)
+    for (size_t i = 0; i < vocab; ++i) logits[i] *= slopes[i];
+  return std::log(sums.total()) - logit;
+}
+
+}  // namespace
+
+Status headGradient(const Head& head, const Labels& labels, const float* states, size_t tokens,
+                    size_t sequenceLength, float* gradients, HeadGradient& out, ThreadPool& pool,
+                    const CancelFlag& cancelled) {
+  const size_t vocab = head.weight.rows, hidden = head.weight.cols;
+  if (sequenceLength == 0 || tokens % sequenceLength != 0)
+    return Status::invalidArgument("sequenceLength", "a divisor of the " + std::to_string(tokens) + " tokens",
+                                   std::to_string(sequenceLength));
+  const auto hasLabel = [&](size_t t) { return (t + 1) % sequenceLength != 0; };
+  out.labels.assign(tokens, -1);
+  if (!labels.given.empty()) {
+    if (labels.given.size() != tokens)
+      return Status::invalidArgument("labels", std::to_string(tokens) + " token ids, one a state",
+                                     std::to_string(labels.given.size()));
+    for (size_t t = 0; t < tokens; ++t) {
+      if (!hasLabel(t)) continue;
+      if (labels.given[t] < 0 || size_t(labels.given[t]) >= vocab)
+        return Status::invalidArgument("labels[" + std::to_string(t) + "]",
+                                       "a token id below " + std::to_string(vocab),
+                                       std::to_string(labels.given[t]));
+      out.labels[t] = labels.given[t];
+    }
+  }
+  const Linear linear{head.weight, {}};
+  const size_t most = std::clamp<size_t>(kLogitBytes / (vocab * sizeof(float)), 64, 512);
+  FloatBuffer logitBuffer, normedBuffer, gradientBuffer, decoded;
+  float* logits = logitBuffer.reserve(most * vocab);
+  float* normed = normedBuffer.reserve(most * hidden);
+  float* normedGradients = gradientBuffer.reserve(most * hidden);
+  std::vector<std::vector<float>> slopes(size_t(pool.threads()));
+  std::vector<double> nll(most);
+  for (size_t first = 0; first < tokens; first += most) {
+    if (cancelled.load()) return Status::aborted();
+    const size_t count = std::min(most, tokens - first);
+    const float* x = states + first * hidden;
+    if (head.finalNorm) head.finalNorm.apply(pool, count, x, hidden, normed, hidden);
+    linear.apply(pool, count, head.finalNorm ? normed : x, hidden, logits, vocab, false);
+    pool.parallelFor(count, [&](size_t i, int thread) {
+      float* row = logits + i * vocab;
+      nll[i] = 0;
+      if (hasLabel(first + i))
+        nll[i] = differentiateToken(row, vocab, head.logitSoftcap,
+                                    uniform(labels.seed, labels.firstToken + first + i),
+                                    out.labels[first + i], slopes[size_t(thread)]);
+      else
+        std::fill_n(row, vocab, 0.0f);
+    });
+    for (size_t i = 0; i < count; ++i) {
+      out.nll += nll[i];
+      out.count += hasLabel(first + i);
+    }
+    if (cancelled.load()) return Status::aborted();
+    float* dx = gradients + first * hidden;
+    linear.backward(pool, count, logits, vocab, head.finalNorm ? normedGradients : dx, hidden, false,
+                    decoded);
+    if (head.finalNorm) head.finalNorm.backward(pool, count, x, normedGradients, dx, false);
+  }
+  return Status::success();
+}
+
+}  // namespace slim

@@ -1,0 +1,36 @@
+// The end of the model backwards: final norm, head and cross entropy, in tiles of tokens.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "decoder/linear.h"
+#include "decoder/norm.h"
+
+namespace slim {
+
+struct Head {
+  Norm finalNorm;  // may be empty
+  Weight weight;   // [vocab, hidden]
+  float logitSoftcap = 0.0f;
+};
+
+/// What the tokens' likelihoods are taken of: given labels, or labels drawn from the model itself.
+struct Labels {
+  std::vector<int32_t> given;  // [tokens], or empty: drawn
+  /// A label depends on the seed, on firstToken + its index, and on the model alone.
+  uint64_t seed = 0, firstToken = 0;
+};
+
+struct HeadGradient {
+  double nll = 0;  // the sum that was differentiated
+  size_t count = 0;
+  std::vector<int32_t> labels;  // [tokens]; −1 where there is none
+};
+
+/// gradients [tokens, hidden] = ∂L/∂states, L = −Σ ln p(label_t | states_t) over all tokens of the sequences
+/// but their last, whose gradients are 0. `states` [tokens, hidden] are those after the last block.
+Status headGradient(const Head& head, const Labels& labels, const float* states, size_t tokens,
+                    size_t sequenceLength, float* gradients, HeadGradient& out, ThreadPool& pool,
+                    const CancelFlag& cancelled);
+
+}  // namespace slim
