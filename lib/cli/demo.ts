@@ -42,6 +42,7 @@ async function runDemo(threads: number | undefined, { output, signal }: Context)
     const methods: [string, Method][] = [
       ['RTN', 'rtn'],
       ['GPTQ', 'gptq'],
+      ['SliM, as published', 'slim-paper'],
       ['SliM', 'slim'],
     ]
     for (const [name, method] of methods) {

@@ -3,12 +3,13 @@ import { SlimError } from '../errors.js'
 import { readJson } from '../files.js'
 import type { LayerOverride, QuantizeOptions, QuantizeProgress } from '../quantize/options.js'
 import { type QuantizeReport, quantize } from '../quantize/pipeline.js'
-import { act, type Context, wholeNumber } from './action.js'
+import { act, type Context, decimal, wholeNumber } from './action.js'
 import { bytes, duration, type Output } from './output.js'
 
 interface Flags {
   output: string
-  bits: number
+  bits?: number
+  bitsPerWeight?: number
   groupSize: number
   method: NonNullable<QuantizeOptions['method']>
   allocation?: QuantizeOptions['allocation']
@@ -34,15 +35,22 @@ export function quantizeCommand(): Command {
     .description('quantize a Hugging Face folder or a GGUF file into a packed folder')
     .argument('<model>', 'folder with config.json and *.safetensors, or a .gguf file')
     .requiredOption('--output <folder>', 'folder to make')
-    .option('--bits <n>', 'mean bits of the codes, 1 to 8', wholeNumber, 2)
+    .option('--bits <n>', 'store what uniform groups of so many bits would, 1 to 8 (default: 2)', wholeNumber)
+    .option('--bits-per-weight <x>', 'in place of --bits: stored bits a weight, everything counted', decimal)
     .option('--group-size <n>', 'input channels that share a scale: 32, 64, 128 or 256', wholeNumber, 64)
     .addOption(
       new Option('--method <name>', 'method').choices(['slim', 'slim-paper', 'gptq', 'rtn']).default('slim'),
     )
     .addOption(
-      new Option('--allocation <kind>', "group bits, if not the method's").choices(['sba', 'uniform']),
+      new Option('--allocation <kind>', "group bits, if not the method's").choices([
+        'fisher',
+        'sba',
+        'uniform',
+      ]),
     )
-    .addOption(new Option('--quantizer <kind>', "scales, if not the method's").choices(['sqc', 'minmax']))
+    .addOption(
+      new Option('--quantizer <kind>', "scales, if not the method's").choices(['wide', 'sqc', 'minmax']),
+    )
     .option('--calibration <file>', 'UTF-8 text to calibrate on (all methods but rtn)')
     .option('--samples <n>', 'calibration windows (default: 128, or as many as --offsets has)', wholeNumber)
     .option(
@@ -120,9 +128,16 @@ export function resultFields(report: QuantizeReport): Record<string, unknown> {
   }
 }
 
+const DOING: Record<Exclude<QuantizeProgress['phase'], 'resume' | 'finish'>, string> = {
+  sensitivity: 'measuring how much each layer matters',
+  calibrate: 'calibrating',
+  quantize: 'quantizing',
+  propagate: 'running the quantized block',
+}
+
 /** A bar on a terminal, a line a block elsewhere, an event a step with --json. */
 export function showProgress(output: Output): (progress: QuantizeProgress) => void {
-  let lastBlock = -1
+  let lastStep: 'sensitivity' | number | null = null
   return (progress) => {
     const { block, blocks, phase, layer, seconds, secondsLeft } = progress
     const left = secondsLeft === null ? '' : `, ${duration(secondsLeft)} left`
@@ -133,15 +148,16 @@ export function showProgress(output: Output): (progress: QuantizeProgress) => vo
     }
     output.event('progress', { ...progress })
     if (phase === 'finish') return
-    const what = layer ?? (phase === 'calibrate' ? 'calibrating' : 'running the quantized block')
-    const milestone = block !== lastBlock
-    const text = milestone && !process.stderr.isTTY ? '' : ` ${what}`
+    const what = layer ?? DOING[phase]
+    const step = phase === 'sensitivity' ? phase : block
+    const milestone = step !== lastStep
+    const text = milestone && step === block && !process.stderr.isTTY ? '' : ` ${what}`
     output.progress(
       block / blocks,
       `block ${block + 1} of ${blocks}, ${duration(seconds)}${left}${text}`,
       milestone,
     )
-    lastBlock = block
+    lastStep = step
   }
 }
 

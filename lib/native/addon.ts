@@ -280,7 +280,12 @@ export interface NativeAddon {
   tensorFrom(array: NodeJS.TypedArray, dtype: DType, shape: readonly number[]): NativeTensor
   /** Zero-filled; with a spill directory backed by an unlinked file there, so that it may exceed memory. */
   allocateTensor(dtype: DType, shape: readonly number[], spillDirectory?: string | null): NativeTensor
-  convertTensor(tensor: NativeTensor, dtype: FloatDType, threads: number): NativeJob<NativeTensor>
+  convertTensor(
+    tensor: NativeTensor,
+    dtype: FloatDType,
+    threads: number,
+    spillDirectory?: string | null,
+  ): NativeJob<NativeTensor>
   /** llama.cpp's interleaved-rotary row order of q and k back to Hugging Face's halves. */
   unpermuteRotaryRows(tensor: NativeTensor, heads: number, threads: number): NativeJob<NativeTensor>
   /** Index of the first NaN or infinity, −1 if all are finite. */

@@ -25,13 +25,15 @@ export interface LayerReport {
 /** Wall-clock seconds: the only fields that differ between two runs of the same settings. */
 export interface Timing {
   total: number
-  /** By phase. */
+  /** By phase; sensitivity is the pass for the allocation by Fisher information. */
+  sensitivity: number
   calibrate: number
   propagate: number
   factor: number
   allocation: number
   quantizer: number
   compensation: number
+  refinement: number
   /** Per layer name. */
   layers: Record<string, number>
 }

@@ -46,7 +46,7 @@ export class PackedFolderWriter {
   /** Writes the next shard and records it. */
   async writeShard(
     entries: SafetensorsEntry[],
-    report: Pick<JournalEntry, 'layers' | 'seconds' | 'elapsed'>,
+    report: Pick<JournalEntry, 'layers' | 'allocation' | 'seconds' | 'elapsed'>,
   ): Promise<void> {
     const shard = shardName(this.done.length, this.shards)
     const file = path.join(this.folder, shard)

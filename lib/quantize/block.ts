@@ -32,26 +32,33 @@ export interface StepContext {
 /** The hidden states [samples × seqLen, hidden] that enter the next block, and how long a sequence is. */
 export interface CalibrationStates {
   states: NativeTensor
+  /** The states that the unquantized blocks give, where weights make up for the drift between the two. */
+  originalStates: NativeTensor | null
   samples: CalibrationSamples
 }
 
 /** SBA's KL looks at about this many tokens (as the public code's figures: every eighth of 64 × 512). */
 const SALIENCE_TOKENS = 4096
 
-/** Runs the full-precision block and gathers H = (2/N) Σ XᵀX for each distinct input of its linear layers. */
+/**
+ * Runs the full-precision block and gathers H = (2/N) Σ XᵀX for each distinct input of its linear layers; the original
+ * states, if any, become its output.
+ */
 export async function calibrateBlock(
   block: DecoderBlockSpec,
   weights: BlockWeights,
-  { states, samples }: CalibrationStates,
+  calibration: CalibrationStates,
   context: StepContext,
   seconds: Seconds,
 ): Promise<Hessians> {
   const taps: Hessians = {}
   const keepEvery =
-    context.recipe.allocation === 'sba' ? Math.max(1, Math.floor(samples.ids.length / SALIENCE_TOKENS)) : 0
+    context.recipe.allocation === 'sba'
+      ? Math.max(1, Math.floor(calibration.samples.ids.length / SALIENCE_TOKENS))
+      : 0
   for (const { tap, cols } of block.linears) taps[tap] ??= new (addon().Hessian)(cols, keepEvery)
   try {
-    await timed(seconds, 'calibrate', () => forward(block, weights, { states, samples }, context, taps))
+    await timed(seconds, 'calibrate', () => forward(block, weights, calibration, context, taps))
   } catch (error) {
     for (const hessian of Object.values(taps)) hessian.dispose()
     throw error
@@ -106,7 +113,9 @@ async function quantizeLayer(
   { recipe, threads, signal }: StepContext,
   seconds: Seconds,
 ) {
-  const options = { ...recipe, bits, groupSize, allocation: groupBits ?? recipe.allocation }
+  const { allocation } = recipe
+  const search = allocation === 'fisher' ? 'uniform' : allocation // 'fisher' was done for the whole model
+  const options = { ...recipe, bits, groupSize, allocation: groupBits ?? search }
   const result = await forLayer(
     linear.name,
     addon().quantizeLinear(weight, hessian, options, threads),
@@ -132,13 +141,15 @@ async function fitLayer(
 async function forward(
   block: DecoderBlockSpec,
   weights: BlockWeights,
-  { states, samples }: CalibrationStates,
+  { states, originalStates, samples }: CalibrationStates,
   { threads, signal }: StepContext,
   taps?: Hessians,
 ): Promise<void> {
   const native = new (addon().DecoderBlock)(block.spec, weights)
+  const original = taps && originalStates ? { block: native, states: originalStates } : undefined
   try {
-    await run(native.forward(states, { sequenceLength: samples.seqLen, taps }, threads), signal)
+    const options = { sequenceLength: samples.seqLen, taps, original }
+    await run(native.forward(states, options, threads), signal)
   } finally {
     native.dispose()
   }

@@ -20,7 +20,7 @@ import { checkThreads } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import { disposeWeights, loadBlockWeights, loadMatrix, loadNorm } from '../runtime/weights.js'
 import type { Hessians } from './block.js'
-import { embedSamples } from './embed.js'
+import { embedSamples, SPILL_BYTES } from './embed.js'
 
 export interface FisherProgress {
   phase: 'forward' | 'head' | 'backward'
@@ -48,6 +48,8 @@ export interface FisherOptions {
   seed?: number
   /** Windows that are in memory at a time (default 8): their states before every block, float32. */
   chunkWindows?: number
+  /** Keeps these states in unlinked files of this folder when they are more than a gigabyte. */
+  spillFolder?: string
   /**
    * Gathers the Hessians on the way back, keeping every `keepEvery`-th row of X. With several chunks those of all
    * blocks exist at once.
@@ -129,7 +131,7 @@ class FisherWalk {
     const inputs: NativeTensor[] = []
     for (const block of blocks) {
       this.progress('forward', block.index, chunk)
-      inputs.push(handles.own(await this.job(addon().convertTensor(states, 'F32', this.threads))))
+      inputs.push(handles.own(await this.copy(states)))
       await this.withBlock(block, (native) =>
         this.job(native.forward(states, { sequenceLength: seqLen }, this.threads)),
       )
@@ -157,6 +159,13 @@ class FisherWalk {
         if (chunk === this.chunks - 1) await this.complete(block, weights, gathered)
       })
     }
+  }
+
+  /** The states before a block; of all blocks together they may be larger than memory. */
+  private async copy(states: NativeTensor): Promise<NativeTensor> {
+    const bytes = states.byteLength * this.spec.blocks.length
+    const spill = bytes > SPILL_BYTES ? (this.options.spillFolder ?? null) : null
+    return await this.job(addon().convertTensor(states, 'F32', this.threads, spill))
   }
 
   private async withBlock<T>(

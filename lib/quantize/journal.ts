@@ -8,6 +8,7 @@ import { SlimError } from '../errors.js'
 import { hashFile, kindOf, makeFolder, readText, TEMPORARY_NAME, writeFileAtomic, writing } from '../files.js'
 import type { LayerReport } from '../packed/manifest.js'
 import { FolderLock } from './lock.js'
+import type { BitMap } from './options.js'
 import type { Seconds } from './seconds.js'
 
 export interface JournalEntry {
@@ -19,6 +20,8 @@ export interface JournalEntry {
   tensorBytes: number
   tensors: string[]
   layers: LayerReport[]
+  /** Of the first shard: the bits of groups that were allocated for the whole model. */
+  allocation?: BitMap
   /** Wall-clock seconds that the shard took, and those of its phases. */
   elapsed: number
   seconds: Seconds

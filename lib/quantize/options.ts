@@ -2,6 +2,7 @@
 import type { SamplingOptions } from '../calibration/samples.js'
 import { SlimError } from '../errors.js'
 import { isObject } from '../files.js'
+import type { Quantizer } from '../native/addon.js'
 import type { Device } from '../native/device.js'
 import type { SlimWarning } from '../warnings.js'
 
@@ -9,7 +10,8 @@ import type { SlimWarning } from '../warnings.js'
  * - `rtn`: round to nearest, min-max scales.
  * - `gptq`: min-max scales, error feedback through the Hessian (arXiv 2210.17323).
  * - `slim-paper`: SliM-LLM as published (arXiv 2405.14917): SBA + SQC + GPTQ.
- * - `slim`: the best that this package has; at present the same as `slim-paper`.
+ * - `slim`: the best that this package has: group widths by Fisher information within a stored budget, wide scale
+ *   search, error feedback, refinement (docs/methods.md).
  */
 export type Method = 'slim' | 'slim-paper' | 'gptq' | 'rtn'
 
@@ -38,7 +40,7 @@ export interface QuantizeProgress {
    * `resume` comes first, and once, where an unfinished run with blocks done is continued: `block` of them. Then each
    * of those blocks comes again as `propagate`, for its effect on the states.
    */
-  phase: 'resume' | 'calibrate' | 'quantize' | 'propagate' | 'finish'
+  phase: 'resume' | 'sensitivity' | 'calibrate' | 'quantize' | 'propagate' | 'finish'
   layer?: string
   /**
    * Seconds since the start, and an estimate of those left: from the blocks done, of an interrupted run at first; null
@@ -51,15 +53,23 @@ export interface QuantizeProgress {
 export interface QuantizeOptions {
   /** Folder to make. It must not exist, unless it holds an earlier result and `overwrite` is set. */
   output: string
-  /** Mean bits of the codes, 1 – 8 (default 2). */
+  /**
+   * 1 – 8 (default 2). Of `slim`: the layers together store as much as if all groups had so many bits; of the other
+   * methods: mean bits of the codes.
+   */
   bits?: number
+  /** Of `slim`, in place of bits: what the layers store a weight, everything counted, for example 2.28. */
+  bitsPerWeight?: number
   /** Input channels that share a scale: 32, 64, 128 or 256 (default 64). The last group may be shorter. */
   groupSize?: number
   method?: Method
-  /** How group bits are chosen, if not as the method does: salience-determined (SBA) or all the same. */
-  allocation?: 'sba' | 'uniform'
-  /** How scales are chosen, if not as the method does: salience-weighted calibration (SQC) or min-max. */
-  quantizer?: 'sqc' | 'minmax'
+  /**
+   * How group bits are chosen, if not as the method does: by Fisher information over all layers, salience-determined
+   * within each (SBA), or all the same.
+   */
+  allocation?: Recipe['allocation']
+  /** How scales are chosen, if not as the method does: wide search, salience-weighted calibration (SQC), min-max. */
+  quantizer?: Recipe['quantizer']
   /** Required by all methods but `rtn`. */
   calibration?: CalibrationOptions
   /** By glob over layer names: `*` within a dotted part, `**` across parts. The last match of a field wins. */
@@ -82,18 +92,24 @@ export interface QuantizeOptions {
   signal?: AbortSignal
 }
 
-/** The parts of a method, each of which can be switched alone. */
+/** The parts of a method. */
 export interface Recipe {
-  allocation: 'sba' | 'uniform'
-  quantizer: 'sqc' | 'minmax'
+  allocation: 'fisher' | 'sba' | 'uniform'
+  quantizer: Quantizer
   compensation: 'gptq' | 'none'
+  /** Most sweeps of the refinement after GPTQ. */
+  sweeps: number
+  /** How far weights make up for the drift of their inputs (driftWeight of quantizeLinear). */
+  driftWeight: number
 }
 
+const PLAIN = { sweeps: 0, driftWeight: 0 }
+
 const RECIPES: Record<Method, Recipe> = {
-  rtn: { allocation: 'uniform', quantizer: 'minmax', compensation: 'none' },
-  gptq: { allocation: 'uniform', quantizer: 'minmax', compensation: 'gptq' },
-  'slim-paper': { allocation: 'sba', quantizer: 'sqc', compensation: 'gptq' },
-  slim: { allocation: 'sba', quantizer: 'sqc', compensation: 'gptq' },
+  rtn: { allocation: 'uniform', quantizer: 'minmax', compensation: 'none', ...PLAIN },
+  gptq: { allocation: 'uniform', quantizer: 'minmax', compensation: 'gptq', ...PLAIN },
+  'slim-paper': { allocation: 'sba', quantizer: 'sqc', compensation: 'gptq', ...PLAIN },
+  slim: { allocation: 'fisher', quantizer: 'wide', compensation: 'gptq', sweeps: 4, driftWeight: 0.25 },
 }
 
 /** The choices that decide the packed bytes; they are recorded in the manifest and must match to resume. */
@@ -101,6 +117,7 @@ export interface Settings {
   method: Method
   recipe: Recipe
   bits: number
+  bitsPerWeight: number | null
   groupSize: number
   overrides: Record<string, LayerOverride>
   embeddingBits: number | null
@@ -110,6 +127,7 @@ export interface Settings {
 const OPTION_NAMES: readonly (keyof QuantizeOptions)[] = [
   'output',
   'bits',
+  'bitsPerWeight',
   'groupSize',
   'method',
   'allocation',
@@ -148,22 +166,24 @@ function checkKeys(parameter: string, given: unknown, names: readonly string[]):
 export function resolveSettings(options: QuantizeOptions): Settings {
   checkKeys('options', options, OPTION_NAMES)
   if (options.calibration !== undefined) checkKeys('calibration', options.calibration, CALIBRATION_NAMES)
-  const { bits = 2, groupSize = 64, method = 'slim', overrides = {} } = options
+  const { bitsPerWeight = null, groupSize = 64, method = 'slim', overrides = {} } = options
   checkChoice('method', method, Object.keys(RECIPES))
-  checkBits('bits', bits)
+  if (options.bits !== undefined) checkBits('bits', options.bits)
+  const bits = options.bits ?? Math.min(Math.max(Math.floor(bitsPerWeight ?? 2), 1), 8)
   checkGroupSize('groupSize', groupSize)
   if (!isObject(overrides)) throw SlimError.invalidArgument('overrides', 'an object of globs', overrides)
   for (const [glob, override] of Object.entries(overrides)) checkOverride(`overrides["${glob}"]`, override)
   for (const parameter of ['embeddingBits', 'headBits'] as const)
     if (options[parameter] !== undefined) checkBits(parameter, options[parameter])
-  checkChoice('allocation', options.allocation, ['sba', 'uniform'])
-  checkChoice('quantizer', options.quantizer, ['sqc', 'minmax'])
+  checkChoice('allocation', options.allocation, ['fisher', 'sba', 'uniform'])
+  checkChoice('quantizer', options.quantizer, ['wide', 'sqc', 'minmax'])
   const recipe = {
     ...RECIPES[method],
     ...(options.allocation && { allocation: options.allocation }),
     ...(options.quantizer && { quantizer: options.quantizer }),
   }
-  if (!options.calibration && (recipe.compensation === 'gptq' || recipe.allocation === 'sba'))
+  if (bitsPerWeight !== null) checkBudget(bitsPerWeight, options, recipe)
+  if (!options.calibration && (recipe.compensation === 'gptq' || recipe.allocation !== 'uniform'))
     throw SlimError.invalidArgument(
       'calibration',
       `a text, which method ${method} needs,`,
@@ -174,6 +194,7 @@ export function resolveSettings(options: QuantizeOptions): Settings {
     method,
     recipe,
     bits,
+    bitsPerWeight,
     groupSize,
     overrides,
     embeddingBits: options.embeddingBits ?? null,
@@ -204,6 +225,29 @@ const GROUP_SIZES = [32, 64, 128, 256]
 function checkBits(parameter: string, bits: unknown): void {
   if (!Number.isInteger(bits) || (bits as number) < 1 || (bits as number) > 8)
     throw SlimError.invalidArgument(parameter, 'a whole number from 1 to 8', bits)
+}
+
+/** A budget is for the allocation that can keep it, and one target is enough; allocateBudget() knows its range. */
+function checkBudget(
+  bitsPerWeight: unknown,
+  { bits, bitMap }: QuantizeOptions,
+  { allocation }: Recipe,
+): void {
+  if (typeof bitsPerWeight !== 'number' || !(bitsPerWeight > 0))
+    throw SlimError.invalidArgument('bitsPerWeight', 'a number above 0', bitsPerWeight)
+  const clash =
+    bits !== undefined
+      ? 'nothing beside bits'
+      : bitMap !== undefined
+        ? 'nothing beside bitMap'
+        : allocation !== 'fisher' && `nothing with allocation ${allocation}`
+  if (clash)
+    throw SlimError.invalidArgument(
+      'bitsPerWeight',
+      clash,
+      bitsPerWeight,
+      'Give one of them; slim keeps a budget',
+    )
 }
 
 function checkGroupSize(parameter: string, groupSize: unknown): void {

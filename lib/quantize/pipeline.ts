@@ -11,6 +11,7 @@ import { SlimError } from '../errors.js'
 import { readUtf8 } from '../files.js'
 import { addon, type BlockWeights, type NativeTensor, run } from '../native/addon.js'
 import { checkDevice, checkThreads } from '../native/device.js'
+import { Handles } from '../native/handles.js'
 import {
   blockEntries,
   denseEntry,
@@ -32,6 +33,7 @@ import {
   type QuantizationConfig,
 } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
+import { allocateByFisher } from './allocation.js'
 import {
   type CalibrationStates,
   calibrateBlock,
@@ -47,8 +49,8 @@ import {
   resolveSettings,
   type Settings,
 } from './options.js'
-import { planLayers, readBitMap } from './plan.js'
-import { addSeconds, estimateSecondsLeft, noSeconds, secondsSince } from './seconds.js'
+import { planLayers, readBitMap, withAllocation } from './plan.js'
+import { addSeconds, estimateSecondsLeft, noSeconds, type Seconds, secondsSince, timed } from './seconds.js'
 
 export interface QuantizeReport extends Manifest {
   /** The folder that was made. */
@@ -136,7 +138,7 @@ class Quantization {
     private readonly settings: Settings,
     private readonly samples: CalibrationSamples | null,
     private readonly bitMap: BitMap | null,
-    private readonly context: StepContext,
+    private context: StepContext,
     private readonly options: QuantizeOptions,
   ) {}
 
@@ -154,7 +156,8 @@ class Quantization {
     this.resumedBlocks = Math.max(0, this.writer.done.length - 1)
     try {
       if (this.resumedBlocks > 0) this.progress({ index: this.resumedBlocks }, 'resume')
-      if (this.writer.done.length === 0) await this.writeTables()
+      const allocation = this.writer.done.length === 0 ? await this.begin() : this.writer.done[0]!.allocation
+      if (allocation) this.context = { ...this.context, plan: withAllocation(this.context.plan, allocation) }
       if (this.writer.done.length <= spec.blocks.length) await this.quantizeBlocks()
       return await this.finish(sourceHash)
     } finally {
@@ -162,10 +165,38 @@ class Quantization {
     }
   }
 
-  /** The first shard: embeddings, positions, final norm and head. */
-  private async writeTables(): Promise<void> {
-    const { spec, settings, checkpoint } = this
+  /** What is done once for the whole model: the allocation, which is journaled with the tables' shard. */
+  private async begin(): Promise<BitMap | undefined> {
     const started = performance.now()
+    const seconds = noSeconds()
+    const allocation = await timed(seconds, 'sensitivity', () => this.allocate())
+    await this.writeTables({ allocation, seconds, started })
+    return allocation
+  }
+
+  /** Group widths for the whole model, where the method chooses them so and some are not given. */
+  private async allocate(): Promise<BitMap | undefined> {
+    const { checkpoint, spec, samples, settings, context } = this
+    const open = [...context.plan.values()].some(({ skip, groupBits }) => !skip && !groupBits)
+    if (settings.recipe.allocation !== 'fisher' || !samples || !open) return undefined
+    return await allocateByFisher(checkpoint, spec, samples, settings, context, {
+      spillFolder: this.writer.folder,
+      loadBlock: (block) => this.loadBlock(block),
+      onProgress: ({ block }) => this.progress({ index: block }, 'sensitivity'),
+    })
+  }
+
+  /** The first shard: embeddings, positions, final norm and head. */
+  private async writeTables({
+    allocation,
+    seconds,
+    started,
+  }: {
+    allocation: BitMap | undefined
+    seconds: Seconds
+    started: number
+  }): Promise<void> {
+    const { spec, settings, checkpoint } = this
     const entries: SafetensorsEntry[] = []
     const layers: LayerReport[] = []
     const keep = async (name: string, shape?: number[]) => {
@@ -194,25 +225,24 @@ class Quantization {
     if (spec.positions) await keep(`${spec.positions.name}.weight`)
     if (spec.finalNorm) await keep(`${spec.finalNorm.name}.weight`, [spec.hiddenSize])
     if (spec.finalNorm?.bias) await keep(`${spec.finalNorm.name}.bias`, [spec.hiddenSize])
-    await this.writer.writeShard(entries, { layers, seconds: noSeconds(), elapsed: secondsSince(started) })
+    await this.writer.writeShard(entries, { layers, allocation, seconds, elapsed: secondsSince(started) })
   }
 
   private async quantizeBlocks(): Promise<void> {
     const { samples, spec } = this
+    using handles = new Handles()
+    const embed = async (samples: CalibrationSamples) => {
+      const options = { ...this.context, spillFolder: this.writer.folder }
+      return handles.own(await embedSamples(this.checkpoint, spec, samples, options))
+    }
     const calibration = samples && {
       samples,
-      states: await embedSamples(this.checkpoint, spec, samples, {
-        ...this.context,
-        spillFolder: this.writer.folder,
-      }),
+      states: await embed(samples),
+      originalStates: this.settings.recipe.driftWeight > 0 ? await embed(samples) : null,
     }
-    try {
-      await this.replayJournaled(calibration)
-      for (const block of spec.blocks.slice(this.writer.done.length - 1))
-        await this.quantizeBlock(block, calibration)
-    } finally {
-      calibration?.states.dispose()
-    }
+    await this.replayJournaled(calibration)
+    for (const block of spec.blocks.slice(this.writer.done.length - 1))
+      await this.quantizeBlock(block, calibration)
   }
 
   /** Of blocks that an interrupted run has finished, only the effect on the states is needed. */
@@ -225,7 +255,19 @@ class Quantization {
       const weights = await loadBlockWeights(done, block)
       await propagate(block, weights, calibration, this.context, noSeconds())
       disposeWeights(weights)
+      if (calibration.originalStates)
+        await this.replayOriginal(block, calibration.originalStates, calibration)
     }
+  }
+
+  private async replayOriginal(
+    block: DecoderBlockSpec,
+    states: NativeTensor,
+    { samples }: CalibrationStates,
+  ): Promise<void> {
+    const weights = await loadBlockWeights(this.checkpoint, block)
+    await propagate(block, weights, { states, originalStates: null, samples }, this.context, noSeconds())
+    disposeWeights(weights)
   }
 
   private async quantizeBlock(block: DecoderBlockSpec, calibration: CalibrationStates | null): Promise<void> {

@@ -9,9 +9,11 @@ import type { BitMap, Settings } from './options.js'
 export interface LayerPlan {
   linear: LinearSpec
   bits: number
+  /** An override says this layer's bits. */
+  ownBits: boolean
   groupSize: number
   skip: boolean
-  /** Given bits of every group, in place of the search. */
+  /** Bits of every group where they are known: given, or allocated for the whole model. */
   groupBits: Uint8Array | null
 }
 
@@ -29,12 +31,13 @@ export function planLayers(
   }))
   const unused = new Set(rules.map((rule) => rule.glob))
   for (const linear of spec.blocks.flatMap((block) => block.linears)) {
-    const layer = { bits: settings.bits, groupSize: settings.groupSize, skip: false }
+    const layer = { bits: settings.bits, ownBits: false, groupSize: settings.groupSize, skip: false }
     for (const { glob, match, override } of rules) {
       if (!match(linear.name)) continue
       unused.delete(glob)
       for (const [field, value] of Object.entries(override))
-        if (value !== undefined) Object.assign(layer, { [field]: value })
+        if (value !== undefined)
+          Object.assign(layer, { [field]: value, ownBits: layer.ownBits || field === 'bits' })
     }
     if (!layer.skip && layer.groupSize > linear.cols)
       throw new SlimError(
@@ -59,6 +62,17 @@ export function planLayers(
       `Layers are named as ${[...plan.keys()][0]}`,
     )
   return plan
+}
+
+/** The plan with the bits of groups that were allocated. */
+export function withAllocation(
+  plan: ReadonlyMap<string, LayerPlan>,
+  allocation: BitMap,
+): Map<string, LayerPlan> {
+  const groupBits = (name: string) => (allocation[name] ? Uint8Array.from(allocation[name]) : null)
+  return new Map(
+    [...plan].map(([name, layer]) => [name, { ...layer, groupBits: groupBits(name) ?? layer.groupBits }]),
+  )
 }
 
 /** Reads a bit map given as an object or as the path of a slimllm.json. */

@@ -3,10 +3,17 @@ import type { Timing } from '../packed/manifest.js'
 
 export type Seconds = Omit<Timing, 'total'>
 
-export const PHASES = ['calibrate', 'propagate', 'factor', 'allocation', 'quantizer', 'compensation'] as const
+export const PHASES = [
+  ...(['sensitivity', 'calibrate', 'propagate', 'factor', 'allocation'] as const),
+  ...(['quantizer', 'compensation', 'refinement'] as const),
+]
 
 export function noSeconds(): Seconds {
-  return { calibrate: 0, propagate: 0, factor: 0, allocation: 0, quantizer: 0, compensation: 0, layers: {} }
+  const phases = Object.fromEntries(PHASES.map((phase) => [phase, 0])) as Record<
+    (typeof PHASES)[number],
+    number
+  >
+  return { ...phases, layers: {} }
 }
 
 export function addSeconds(a: Seconds, b: Seconds): Seconds {

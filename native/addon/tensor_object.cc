@@ -85,18 +85,19 @@ Napi::Value allocateTensor(const Napi::CallbackInfo& info) {
   return TensorObject::wrap(env, tensor);
 }
 
-// convertTensor(tensor, dtype, threads): NativeJob<NativeTensor>
+// convertTensor(tensor, dtype, threads, spillDirectory?): NativeJob<NativeTensor>
 Napi::Value convertTensor(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   auto source = asTensor(info[0], "tensor");
   const auto dtype = dtypeFromName(asString(info[1], "dtype"));
   if (!dtype) throwInvalid(env, "dtype", "F32, F16 or BF16", info[1]);
   auto pool = asThreads(info[2]);
+  const std::string spillDirectory = isMissing(info[3]) ? "" : asString(info[3], "spillDirectory");
   auto result = std::make_shared<TensorPtr>();
   return startJob(
       env,
       [=, dtype = *dtype](const CancelFlag& cancelled) {
-        return convert(*source, dtype, *pool, cancelled, *result);
+        return convert(*source, dtype, *pool, cancelled, *result, spillDirectory);
       },
       [=](Napi::Env e) { return TensorObject::wrap(e, *result); });
 }

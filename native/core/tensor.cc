@@ -147,11 +147,11 @@ void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float*
 }
 
 Status convert(const Tensor& source, DType dtype, ThreadPool& pool, const CancelFlag& cancelled,
-               TensorPtr& out) {
+               TensorPtr& out, const std::string& spillDirectory) {
   if (!isFloat(dtype))
     return Status::invalidArgument("dtype", "F32, F16 or BF16", std::string(dtypeName(dtype)));
   TensorPtr result;
-  SLIM_RETURN_IF_ERROR(Tensor::allocate(dtype, source.shape(), result));
+  SLIM_RETURN_IF_ERROR(Tensor::allocate(dtype, source.shape(), result, spillDirectory));
   const size_t cols = source.cols();
   pool.parallelFor(source.rows(), [&](size_t r, int) {
     if (cancelled.load(std::memory_order_relaxed)) return;

@@ -71,9 +71,9 @@ using TensorPtr = std::shared_ptr<Tensor>;
 /// for Q types).
 void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float* out);
 
-/// The same values in another float dtype (round to nearest even). `dtype` must be F32, F16 or BF16.
+/// The same values in another float dtype (round to nearest even). `dtype` must be F32, F16 or BF16. Spilled as by Tensor::allocate.
 Status convert(const Tensor& source, DType dtype, ThreadPool& pool, const CancelFlag& cancelled,
-               TensorPtr& out);
+               TensorPtr& out, const std::string& spillDirectory = "");
 
 /// Index of the first NaN or infinity, or `elements()` when all are finite. Float and Q dtypes.
 Status findNonFinite(const Tensor& tensor, ThreadPool& pool, const CancelFlag& cancelled, size_t& out);

@@ -1,0 +1,81 @@
+/**
+ * Group widths for the whole model at once, within an exact stored budget: the error that a width would leave in a group
+ * is weighed by the Fisher information of the layer's outputs, so that bits go where the model's own predictions would
+ * suffer most. docs/methods.md gives the score.
+ */
+import type { DecoderSpec } from '../architecture/spec.js'
+import type { CalibrationSamples } from '../calibration/samples.js'
+import type { Checkpoint } from '../checkpoint/checkpoint.js'
+import { addon, type NativeTensor, run } from '../native/addon.js'
+import type { StepContext } from './block.js'
+import { allocateBudget, type BudgetLayer, MOST_BITS, storedLayerBits } from './budget.js'
+import { type FisherOptions, fisherInformation } from './fisher.js'
+import type { BitMap, Settings } from './options.js'
+import type { LayerPlan } from './plan.js'
+
+/** Windows that the Fisher information and the errors are taken on. */
+const FISHER_WINDOWS = 8
+
+/** The bits of every group of the layers whose groups are not given, by layer name. */
+export async function allocateByFisher(
+  checkpoint: Checkpoint,
+  spec: DecoderSpec,
+  samples: CalibrationSamples,
+  settings: Settings,
+  { plan, threads, signal }: Pick<StepContext, 'plan' | 'threads' | 'signal'>,
+  walk: Pick<FisherOptions, 'spillFolder' | 'loadBlock' | 'onProgress'>,
+): Promise<BitMap> {
+  const { seqLen } = samples
+  const count = Math.min(FISHER_WINDOWS, samples.samples)
+  const windows = { ...samples, samples: count, ids: samples.ids.subarray(0, count * seqLen) }
+  const layers = new Map<string, BudgetLayer>()
+  await fisherInformation(checkpoint, spec, windows, {
+    ...{ ...walk, threads, signal },
+    hessians: { keepEvery: 0 },
+    onBlock: async (block, weights, { fisher, hessians }) => {
+      for (const { name, role, tap, rows, cols } of block.linears) {
+        const { groupSize, skip, groupBits } = plan.get(name)!
+        if (skip || groupBits) continue
+        const errors = await run(
+          addon().groupErrors(
+            weights.linears[role]!.weight as NativeTensor,
+            hessians[tap]!,
+            fisher.get(name)!,
+            { groupSize, quantizer: settings.recipe.quantizer, mostBits: MOST_BITS },
+            threads,
+          ),
+          signal,
+        )
+        layers.set(name, { name, rows, cols, groupSize, errors })
+      }
+    },
+  })
+  return allocate([...plan.values()], layers, settings)
+}
+
+/**
+ * Layers with the same target share one budget: what all their groups at this width would store; those that
+ * bitsPerWeight is for, as many bits a weight.
+ */
+function allocate(
+  plan: readonly LayerPlan[],
+  layers: ReadonlyMap<string, BudgetLayer>,
+  { bitsPerWeight }: Settings,
+): BitMap {
+  const pools = new Map<number | null, BudgetLayer[]>()
+  for (const { linear, bits, ownBits } of plan) {
+    const layer = layers.get(linear.name)
+    const target = bitsPerWeight === null || ownBits ? bits : null
+    if (layer) pools.set(target, [...(pools.get(target) ?? []), layer])
+  }
+  const allocated: Record<string, number[]> = {}
+  for (const [target, pool] of pools) {
+    const sum = (of: (layer: BudgetLayer) => number) => pool.reduce((total, layer) => total + of(layer), 0)
+    const budget =
+      target === null
+        ? bitsPerWeight! * sum(({ rows, cols }) => rows * cols)
+        : sum((layer) => storedLayerBits(layer, target))
+    for (const [name, groupBits] of allocateBudget(pool, budget)) allocated[name] = [...groupBits]
+  }
+  return allocated
+}
