@@ -123,6 +123,9 @@ export function sizeQualitySvg(
     ]
   }
 
+  // Its label takes its place before those of the points.
+  const level = reference ? drawReference() : []
+
   const drawPoint = (point: SizeQualityPoint, colour: string) => {
     const [px, py] = at(point)
     const worse = point.perplexity > maxPerplexity
@@ -197,6 +200,5 @@ export function sizeQualitySvg(
   const description =
     options.description ??
     `Perplexity (logarithmic) over stored bits a weight: ${names.join(', ')}. Lower and further left is better.`
-  const level = reference ? drawReference() : []
   return svg({ width, height, title, description }, ...axes, ...level, ...series)
 }
