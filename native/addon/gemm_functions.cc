@@ -13,8 +13,8 @@ bool isMatrixDType(DType dtype) { return dtype != DType::I32 && dtype != DType::
 TensorPtr asMatrix(const Napi::Value& value, const std::string& name) {
   TensorPtr tensor = asTensor(value, name);
   if (!isMatrixDType(tensor->dtype()) || tensor->shape().empty())
-    throw toError(value.Env(),
-                  Status::invalidArgument(name, "a matrix of floats or GGUF blocks", describeShape(*tensor)));
+    throw toError(value.Env(), Status::invalidArgument(name, "a matrix of F32, F16, BF16 or GGUF blocks",
+                                                       describeShape(*tensor)));
   return tensor;
 }
 
