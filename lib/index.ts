@@ -14,6 +14,7 @@ export type { TensorInfo } from './checkpoint/tensor_info.js'
 export { SlimError, type SlimErrorCode, type SlimErrorDetails } from './errors.js'
 export { type EvaluateOptions, type Evaluation, evaluatePerplexity } from './evaluate/perplexity.js'
 export type {
+  BlockDType,
   DType,
   FloatDType,
   LinearRole,
@@ -41,6 +42,8 @@ export type {
 } from './quantize/options.js'
 export { type QuantizeReport, quantize } from './quantize/pipeline.js'
 export { allocateBits, fitGroups, gptq, groupSalience } from './quantize/steps.js'
+export { allocationSvg, errorSvg } from './report/allocation.js'
+export { type SizeQualityOptions, type SizeQualityPoint, sizeQualitySvg } from './report/size_quality.js'
 export type { GeneratedToken, GenerateOptions } from './runtime/generate.js'
 export { type LoadOptions, loadModel, type Model } from './runtime/model.js'
 export {

@@ -23,6 +23,7 @@
       "native/cpu/gemm_avx512.cc",
       "native/cpu/gemm_portable.cc",
       "native/cpu/gemm_reference.cc",
+      "native/cpu/gguf_blocks.cc",
       "native/cpu/packed_decode_avx2.cc",
       "native/cpu/vector_kernels_avx2.cc",
       "native/cpu/vector_kernels_avx512.cc",

@@ -11,7 +11,7 @@ import { FLOAT_DTYPES, requireDtype, requireShape, type TensorInfo } from './ten
 
 const isFloat = (type: string) => (FLOAT_DTYPES as readonly string[]).includes(type)
 
-/** Blocks are decoded to F16: the scale is a half, the codes have 4 or 8 bits. */
+/** Blocks are decoded to F16: rounding is a sixteenth of a step with codes of 8 bits, and less with fewer. */
 function tensorInfo(file: string, name: string, source: GgufTensor): TensorInfo {
   const { type, shape, byteOffset, byteLength } = source
   return { name, dtype: isFloat(type) ? type : 'F16', storedDtype: type, shape, file, byteOffset, byteLength }

@@ -7,8 +7,23 @@ import type { BlockSpec } from '../architecture/spec.js'
 import { SlimError, type SlimErrorCode, type SlimErrorDetails } from '../errors.js'
 
 export type FloatDType = 'F32' | 'F16' | 'BF16'
-/** Q8_0, Q4_0 and Q4_1 are GGUF's blocks of 32; `convertTensor` turns them into floats. */
-export type DType = FloatDType | 'I32' | 'U8' | 'Q8_0' | 'Q4_0' | 'Q4_1'
+/** GGUF's blocks of 32 to 256 elements along a row; `convertTensor` turns them into floats. */
+export type BlockDType =
+  | 'Q8_0'
+  | 'Q4_0'
+  | 'Q4_1'
+  | 'Q5_0'
+  | 'Q5_1'
+  | 'IQ4_NL'
+  | 'Q2_0'
+  | 'Q2_K'
+  | 'Q3_K'
+  | 'Q4_K'
+  | 'Q5_K'
+  | 'Q6_K'
+  | 'IQ4_XS'
+  | 'TQ2_0'
+export type DType = FloatDType | 'I32' | 'U8' | BlockDType
 
 /** A running native step. */
 export interface NativeJob<T> {

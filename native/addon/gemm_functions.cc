@@ -13,7 +13,7 @@ bool isMatrixDType(DType dtype) { return dtype != DType::I32 && dtype != DType::
 TensorPtr asMatrix(const Napi::Value& value, const std::string& name) {
   TensorPtr tensor = asTensor(value, name);
   if (!isMatrixDType(tensor->dtype()) || tensor->shape().empty())
-    throw toError(value.Env(), Status::invalidArgument(name, "a matrix of F32, F16, BF16, Q8_0, Q4_0 or Q4_1",
+    throw toError(value.Env(), Status::invalidArgument(name, "a matrix of F32, F16, BF16 or GGUF blocks",
                                                        describeShape(*tensor)));
   return tensor;
 }

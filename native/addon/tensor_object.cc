@@ -34,7 +34,7 @@ class MappedFileObject : public NativeObject<MappedFileObject> {
     const auto env = info.Env();
     if (!file_) throw toError(env, Status::error("SLIM_DISPOSED", "The mapped file is disposed"));
     const auto dtype = dtypeFromName(asString(info[0], "dtype"));
-    if (!dtype) throwInvalid(env, "dtype", "F32, F16, BF16, I32, U8, Q8_0, Q4_0 or Q4_1", info[0]);
+    if (!dtype) throwInvalid(env, "dtype", "one of " + dtypeNames(), info[0]);
     auto shape = asSizes(info[1], "shape");
     const size_t offset = asSize(info[2], "byteOffset");
     size_t bytes;

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "cpu/conversions.h"
+#include "cpu/gguf_blocks.h"
 
 namespace slim {
 namespace {
@@ -18,15 +19,50 @@ struct DTypeInfo {
   DType dtype;
   std::string_view name;
   size_t blockElements, blockBytes;
+  /// Of the types that have no conversion of their own for every instruction set.
+  void (*decodeBlock)(const uint8_t* block, float* to) = nullptr;
 };
 
 constexpr DTypeInfo kDTypes[] = {
-    {DType::F32, "F32", 1, 4},     {DType::F16, "F16", 1, 2},     {DType::BF16, "BF16", 1, 2},
-    {DType::I32, "I32", 1, 4},     {DType::U8, "U8", 1, 1},       {DType::Q8_0, "Q8_0", 32, 34},
-    {DType::Q4_0, "Q4_0", 32, 18}, {DType::Q4_1, "Q4_1", 32, 20},
+    {DType::F32, "F32", 1, 4},
+    {DType::F16, "F16", 1, 2},
+    {DType::BF16, "BF16", 1, 2},
+    {DType::I32, "I32", 1, 4},
+    {DType::U8, "U8", 1, 1},
+    {DType::Q8_0, "Q8_0", 32, 34},
+    {DType::Q4_0, "Q4_0", 32, 18},
+    {DType::Q4_1, "Q4_1", 32, 20},
+    {DType::Q5_0, "Q5_0", 32, 22, decodeQ5_0},
+    {DType::Q5_1, "Q5_1", 32, 24, decodeQ5_1},
+    {DType::IQ4_NL, "IQ4_NL", 32, 18, decodeIq4Nl},
+    {DType::Q2_0, "Q2_0", 64, 18, decodeQ2_0},
+    {DType::Q2_K, "Q2_K", 256, 84, decodeQ2K},
+    {DType::Q3_K, "Q3_K", 256, 110, decodeQ3K},
+    {DType::Q4_K, "Q4_K", 256, 144, decodeQ4K},
+    {DType::Q5_K, "Q5_K", 256, 176, decodeQ5K},
+    {DType::Q6_K, "Q6_K", 256, 210, decodeQ6K},
+    {DType::IQ4_XS, "IQ4_XS", 256, 136, decodeIq4Xs},
+    {DType::TQ2_0, "TQ2_0", 256, 66, decodeTq2_0},
 };
 
 const DTypeInfo& info(DType dtype) { return kDTypes[size_t(dtype)]; }
+
+// Block by block; a run may begin and end inside one.
+void readBlocks(const DTypeInfo& type, const uint8_t* row, size_t start, size_t count, float* out) {
+  const uint8_t* block = row + start / type.blockElements * type.blockBytes;
+  float values[kMaxBlockElements];
+  for (size_t skip = start % type.blockElements; count > 0; skip = 0, block += type.blockBytes) {
+    const size_t n = std::min(count, type.blockElements - skip);
+    if (n == type.blockElements) {
+      type.decodeBlock(block, out);
+    } else {
+      type.decodeBlock(block, values);
+      std::copy_n(values + skip, n, out);
+    }
+    out += n;
+    count -= n;
+  }
+}
 
 // An unlinked file in the directory; −1 with errno otherwise. File systems without O_TMPFILE say EOPNOTSUPP,
 // kernels without it EISDIR.
@@ -47,6 +83,12 @@ std::optional<DType> dtypeFromName(std::string_view name) {
   for (const auto& d : kDTypes)
     if (d.name == name) return d.dtype;
   return std::nullopt;
+}
+
+std::string dtypeNames() {
+  std::string names;
+  for (const auto& d : kDTypes) names.append(names.empty() ? "" : ", ").append(d.name);
+  return names;
 }
 
 size_t dtypeBytes(DType dtype, size_t elements) {
@@ -143,6 +185,8 @@ void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float*
       return activeConversions().q4_0ToFloat(row + dtypeBytes(dtype, start), count, out);
     case DType::Q4_1:
       return activeConversions().q4_1ToFloat(row + dtypeBytes(dtype, start), count, out);
+    default:
+      return readBlocks(info(dtype), row, start, count, out);
   }
 }
 

@@ -13,17 +13,39 @@
 
 namespace slim {
 
-/// Q8_0, Q4_0 and Q4_1 are GGUF's blocks of 32 elements along a row; convert() turns them into floats.
-enum class DType { F32, F16, BF16, I32, U8, Q8_0, Q4_0, Q4_1 };
+/// From Q8_0 on: GGUF's blocks of 32 to 256 elements along a row; convert() turns them into floats.
+enum class DType {
+  F32,
+  F16,
+  BF16,
+  I32,
+  U8,
+  Q8_0,
+  Q4_0,
+  Q4_1,
+  Q5_0,
+  Q5_1,
+  IQ4_NL,
+  Q2_0,
+  Q2_K,
+  Q3_K,
+  Q4_K,
+  Q5_K,
+  Q6_K,
+  IQ4_XS,
+  TQ2_0
+};
 
 std::string_view dtypeName(DType dtype);
 std::optional<DType> dtypeFromName(std::string_view name);
-/// Bytes of a run of `elements` (a multiple of 32 for the Q types).
+/// "F32, F16, …": all of them, for errors.
+std::string dtypeNames();
+/// Bytes of a run of `elements` (whole blocks).
 size_t dtypeBytes(DType dtype, size_t elements);
 inline bool isFloat(DType d) { return d == DType::F32 || d == DType::F16 || d == DType::BF16; }
 
-/// Bytes of a shape; an error that names it when they do not fit, or when its rows are not whole blocks of a
-/// Q type.
+/// Bytes of a shape; an error that names it when they do not fit, or when its rows are not whole
+/// blocks.
 Status shapeBytes(DType dtype, const std::vector<size_t>& shape, size_t& out);
 /// "F32 [2, 3]"
 std::string describeShape(DType dtype, const std::vector<size_t>& shape);
@@ -67,15 +89,15 @@ inline std::string describeShape(const Tensor& tensor) {
 
 using TensorPtr = std::shared_ptr<Tensor>;
 
-/// Elements [start, start + count) of a row stored as `dtype` at `row`, as float32 (start a multiple of 32
-/// for Q types).
+/// Elements [start, start + count) of a row stored as `dtype` at `row`, as float32. For GGUF's blocks `start`
+/// is a multiple of 32.
 void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float* out);
 
 /// The same values in another float dtype (round to nearest even). `dtype` must be F32, F16 or BF16. Spilled as by Tensor::allocate.
 Status convert(const Tensor& source, DType dtype, ThreadPool& pool, const CancelFlag& cancelled,
                TensorPtr& out, const std::string& spillDirectory = "");
 
-/// Index of the first NaN or infinity, or `elements()` when all are finite. Float and Q dtypes.
+/// Index of the first NaN or infinity, or `elements()` when all are finite. Floats and blocks.
 Status findNonFinite(const Tensor& tensor, ThreadPool& pool, const CancelFlag& cancelled, size_t& out);
 
 /// Undoes llama.cpp's interleaved-rotary row order of q and k: [heads, half, 2, cols] → [heads, 2, half,

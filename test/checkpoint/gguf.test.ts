@@ -14,6 +14,7 @@ import {
   type MetadataInput,
   writeGguf,
 } from '../support/gguf.js'
+import { goldenBlocks, tiled } from '../support/golden_blocks.js'
 import { floatToHalf, halfToFloat } from '../support/half.js'
 import { temporaryFolder } from '../support/temporary.js'
 import { TINY, tinyLlama } from '../support/tiny_llama.js'
@@ -101,6 +102,33 @@ describe('a good file', () => {
         isBlock || type === 'F16' ? 'float16' : type === 'BF16' ? 'bfloat16' : 'float32',
       )
     })
+
+  it.each(goldenBlocks())('decodes %s to float16', async (type, { blockElements, bytes, values }) => {
+    // Feed-forward layers as wide as a super-block.
+    const width = 256
+    const rows = (name: string, shape: number[], tensorType: string): GgufTensorInput => {
+      const count = shape[0]! * shape[1]!
+      const isBlock = tensorType === type
+      const blockBytes = (bytes.length / values.length) * count
+      return { name, type: tensorType, shape, bytes: tiled(bytes, isBlock ? blockBytes : 4 * count) }
+    }
+    const zeros = (tensor: GgufTensorInput) => ({ ...tensor, bytes: new Uint8Array(tensor.bytes.length) })
+    const input = changed({ 'llama.feed_forward_length': ['u32', width] }, (list) =>
+      list.map((tensor) => {
+        if (tensor.name === 'blk.0.ffn_down.weight') return rows(tensor.name, [TINY.hidden, width], type)
+        if (!/ffn_(gate|up)/.test(tensor.name)) return tensor
+        return zeros(rows(tensor.name, [width, TINY.hidden], 'F32'))
+      }),
+    )
+    using checkpoint = await openCheckpoint(writeGguf(newFile(), input), { threads: 2 })
+    const name = 'model.layers.0.mlp.down_proj.weight'
+    expect(checkpoint.tensors.get(name)).toMatchObject({ dtype: 'F16', storedDtype: type })
+    expect(width % blockElements).toBe(0)
+    const tensor = await checkpoint.requireTensor(name, [TINY.hidden, width])
+    const expected = tiled(values, TINY.hidden * width).map((v) => halfToFloat(floatToHalf(v)))
+    expect(tensor.toFloat32Array()).toEqual(expected)
+    tensor.dispose()
+  })
 
   it('has an output head of its own if there is one', async () => {
     const head = { name: 'output.weight', type: 'F32', shape: [TINY.vocab, TINY.hidden] }
@@ -318,6 +346,13 @@ describe('a bad file', () => {
       { tensor: 'blk.0.attn_output.weight' },
     ],
     [
+      'has super-blocks that do not fill a row',
+      withTensor('blk.0.attn_output.weight', { typeId: 12 }),
+      'SLIM_BAD_HEADER',
+      { tensor: 'blk.0.attn_output.weight' },
+      'Q4_K',
+    ],
+    [
       'has a tensor that is not aligned',
       withTensor('output_norm.weight', { offset: 33 }),
       'SLIM_BAD_HEADER',
@@ -338,10 +373,10 @@ describe('a bad file', () => {
     ],
     [
       'has a tensor of an unsupported type',
-      withTensor('blk.0.ffn_up.weight', { type: 'Q6_K' }),
+      withTensor('blk.0.ffn_up.weight', { typeId: 16 }),
       'SLIM_TENSOR_DTYPE',
       { tensor: 'blk.0.ffn_up.weight' },
-      'Q6_K',
+      'IQ2_XXS',
     ],
     [
       'has a tensor of an unknown type',

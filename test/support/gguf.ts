@@ -3,7 +3,10 @@ import { writeFileSync } from 'node:fs'
 import { floatToHalf, halfToFloat } from './half.js'
 
 export type GgufType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0' | 'Q4_1'
-const TYPE_IDS: Record<string, number> = { F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 8, BF16: 30, Q6_K: 14 }
+const TYPE_IDS: Record<string, number> = {
+  ...{ F32: 0, F16: 1, BF16: 30, Q4_0: 2, Q4_1: 3, Q5_0: 6, Q5_1: 7, Q8_0: 8, Q2_0: 42, TQ2_0: 35 },
+  ...{ Q2_K: 10, Q3_K: 11, Q4_K: 12, Q5_K: 13, Q6_K: 14, IQ4_NL: 20, IQ4_XS: 23 },
+}
 
 export interface GgufTensorInput {
   name: string
