@@ -110,6 +110,10 @@ Napi::Value quantizeLinearStep(const Napi::CallbackInfo& info) {
     options.driftWeight = asNumber(object.Get("driftWeight"), "options.driftWeight");
   if (options.refinement.sweeps > 0 && !options.compensate)
     throwInvalid(env, "options.sweeps", "0 without compensation", object.Get("sweeps"));
+  if (!(options.driftWeight >= 0 && options.driftWeight <= 1))
+    throwInvalid(env, "options.driftWeight", "0 to 1", object.Get("driftWeight"));
+  if (options.driftWeight > 0 && !options.compensate)
+    throwInvalid(env, "options.driftWeight", "0 without compensation", object.Get("driftWeight"));
 
   auto result = std::make_shared<QuantizedLinear>();
   return startJob(
@@ -242,6 +246,7 @@ Napi::Value groupErrorsStep(const Napi::CallbackInfo& info) {
       [=](const CancelFlag& cancelled) {
         const auto reading = hessian->reading();
         const size_t cols = weight.groups.cols;
+        SLIM_RETURN_IF_ERROR(checkHessian(*hessian, cols));
         std::vector<float> w, diagonal(cols);
         SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, cancelled, w));
         clearDeadChannels(w, hessian->deadChannels());

@@ -32,6 +32,16 @@ Status checkGroupBits(const std::vector<uint8_t>& groupBits, const Groups& group
   return Status::success();
 }
 
+Status checkHessian(const Hessian& hessian, size_t cols) {
+  if (hessian.size() != cols)
+    return Status::invalidArgument("hessian",
+                                   "a Hessian of the weight's " + std::to_string(cols) + " input channels",
+                                   std::to_string(hessian.size()));
+  if (hessian.sequences() == 0)
+    return Status::invalidArgument("hessian", "a Hessian with calibration inputs", "an empty one");
+  return Status::success();
+}
+
 Status loadWeight(const Tensor& weight, ThreadPool& pool, const CancelFlag& cancelled,
                   std::vector<float>& out) {
   if (weight.shape().size() != 2 || weight.elements() == 0)
@@ -82,12 +92,7 @@ Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const Quanti
   using Allocation = QuantizeLinearOptions::Allocation;
   const auto reading = hessian.reading();
   const size_t rows = weight.rows(), cols = weight.cols();
-  if (hessian.size() != cols)
-    return Status::invalidArgument("hessian",
-                                   "a Hessian of the weight's " + std::to_string(cols) + " input channels",
-                                   std::to_string(hessian.size()));
-  if (hessian.sequences() == 0)
-    return Status::invalidArgument("hessian", "a Hessian with calibration inputs", "an empty one");
+  SLIM_RETURN_IF_ERROR(checkHessian(hessian, cols));
   SLIM_RETURN_IF_ERROR(checkGroupSize(options.groupSize, cols));
   const Groups groups{cols, options.groupSize};
   std::vector<float> w;

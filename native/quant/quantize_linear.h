@@ -40,6 +40,8 @@ struct QuantizedLinear {
 Status checkGroupSize(size_t groupSize, size_t cols);
 /// One width of 1 … 8 for every group.
 Status checkGroupBits(const std::vector<uint8_t>& groupBits, const Groups& groups);
+/// A Hessian with inputs, of `cols` channels.
+Status checkHessian(const Hessian& hessian, size_t cols);
 /// A weight as finite float32, a copy.
 Status loadWeight(const Tensor& weight, ThreadPool& pool, const CancelFlag& cancelled,
                   std::vector<float>& out);

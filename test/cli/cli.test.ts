@@ -34,7 +34,12 @@ describe('slimllm', () => {
     const human = slimllm(...quantizeArgs(at('a')))
     expect(human.status).toBe(0)
     expect(human.stdout).toMatch(/stored bits a weight/)
-    expect(human.stderr.trim().split('\n')).toHaveLength(6)
+    // A line for the sensitivity pass, and one for every block.
+    const lines = human.stderr.trim().split('\n')
+    expect(lines[0]).toContain('measuring how much each layer matters')
+    expect(lines.slice(1).map((line) => line.match(/^block \d of 6/)?.[0])).toEqual(
+      [1, 2, 3, 4, 5, 6].map((block) => `block ${block} of 6`),
+    )
     const json = slimllm(...quantizeArgs(at('b'), '--json', '--override', '**.v_proj:bits=4,groupSize=64'))
     expect(json.stderr).toBe('')
     expect(lastEvent(json.stdout)).toMatchObject({ event: 'result', output: at('b') })
@@ -162,7 +167,8 @@ describe('slimllm', () => {
     child.stdout.on('data', (chunk) => {
       stdout += chunk
       // Once: a second Ctrl-C ends the process at once.
-      if (stdout.includes('"block":2') && !child.killed) child.kill('SIGINT')
+      const thirdBlock = '"block":2,"blocks":6,"phase":"calibrate"'
+      if (stdout.includes(thirdBlock) && !child.killed) child.kill('SIGINT')
     })
     const status = await new Promise((resolve) => child.on('exit', resolve))
     expect(status).toBe(130)
@@ -179,6 +185,7 @@ describe('slimllm', () => {
     const again = slimllm(...quantizeArgs(at('interrupted'), '--json', '--samples', '32'))
     expect(again.status).toBe(0)
     expect(again.stdout).not.toContain('"block":0,"blocks":6,"phase":"calibrate"')
+    expect(again.stdout).not.toContain('"phase":"sensitivity"')
     const [first] = again.stdout.split('\n')
     expect(JSON.parse(first!)).toMatchObject({ event: 'resume', blocksDone: 2, blocks: 6 })
     expect(JSON.parse(first!).secondsLeft).toBeGreaterThan(0)

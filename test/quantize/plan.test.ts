@@ -121,15 +121,32 @@ describe('resolveSettings', () => {
 
   it('lets rtn do without calibration, and switches SBA and SQC alone', () => {
     expect(settings({ method: 'rtn', calibration: undefined }).recipe.compensation).toBe('none')
-    expect(settings({ method: 'gptq', allocation: 'sba' }).recipe).toEqual({
+    const recipe = (options: Partial<QuantizeOptions>) => settings(options).recipe
+    expect(recipe({ method: 'gptq', allocation: 'sba' })).toEqual({
+      ...recipe({ method: 'gptq' }),
       allocation: 'sba',
-      quantizer: 'minmax',
-      compensation: 'gptq',
     })
-    expect(settings({ method: 'slim-paper', allocation: 'uniform' }).recipe).toEqual({
+    expect(recipe({ method: 'slim-paper', allocation: 'uniform' })).toEqual({
+      ...recipe({ method: 'slim-paper' }),
       allocation: 'uniform',
-      quantizer: 'sqc',
-      compensation: 'gptq',
     })
+    expect(recipe({ quantizer: 'minmax' })).toEqual({ ...recipe({}), quantizer: 'minmax' })
+  })
+
+  it.each([
+    [{ bitsPerWeight: 0 }],
+    [{ bitsPerWeight: -2 }],
+    [{ bitsPerWeight: Number.NaN }],
+    [{ bitsPerWeight: '2.5' as never }],
+    [{ bitsPerWeight: 2.5, bits: 2 }],
+    [{ bitsPerWeight: 2.5, bitMap: {} }],
+    [{ bitsPerWeight: 2.5, allocation: 'uniform' as const }],
+    [{ bitsPerWeight: 2.5, allocation: 'sba' as const }],
+    [{ bitsPerWeight: 2.5, method: 'slim-paper' as const }],
+    [{ bitsPerWeight: 2.5, method: 'gptq' as const }],
+  ])('refuses a budget that nothing can keep, or beside another target: %o', (options) => {
+    expect(() => settings(options)).toThrow(
+      expect.objectContaining({ code: 'SLIM_INVALID_ARGUMENT', parameter: 'bitsPerWeight' }),
+    )
   })
 })

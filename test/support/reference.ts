@@ -59,6 +59,67 @@ export function searchCandidates(w: ArrayLike<number>, bits: number): RowFit[] {
   )
 }
 
+const WIDE_FACTORS = Array.from({ length: 17 }, (_, k) => Math.fround((30 + 5 * k) / 100))
+
+/** Σ h e² */
+export function weightedLoss(w: ArrayLike<number>, h: ArrayLike<number>, bits: number, fit: RowFit): number {
+  let loss = 0
+  for (let j = 0; j < w.length; j++) loss += h[j]! * (w[j]! - quantizeValue(w[j]!, bits, fit).value) ** 2
+  return loss
+}
+
+/** The scales (float32) and zero points of the wide search in their order (METHODS: section 2). */
+export function wideCandidates(w: ArrayLike<number>, bits: number): RowFit[] {
+  const float = Math.fround
+  const [lo, hi] = range(w)
+  const maxCode = 2 ** bits - 1
+  const own = float(float(hi - lo) / maxCode)
+  const near = round(float(-lo / own))
+  const [first, count] =
+    maxCode < 16 ? [0, maxCode + 1] : [Math.min(Math.max(near - 2, 0), maxCode + 1 - 4), 4]
+  const candidates: RowFit[] = []
+  for (let offset = first; offset < first + count; offset++) {
+    const above = offset < maxCode ? float(hi / (maxCode - offset)) : 0
+    const below = offset > 0 ? float(-lo / offset) : 0
+    for (const base of [Math.max(above, below), own])
+      for (const factor of WIDE_FACTORS) candidates.push({ scale: float(base * factor), offset })
+  }
+  return candidates.filter(({ scale }) => scale > 0)
+}
+
+/** Three times the scale that is best for the codes, where it loses less. */
+export function improveScale(
+  w: ArrayLike<number>,
+  h: ArrayLike<number>,
+  bits: number,
+  { scale, offset }: RowFit,
+): RowFit {
+  let best = scale
+  for (let pass = 0; pass < 3; pass++) {
+    let [products, squares] = [0, 0]
+    for (let j = 0; j < w.length; j++) {
+      const level = quantizeValue(w[j]!, bits, { scale: best, offset }).code - offset
+      products += h[j]! * level * w[j]!
+      squares += h[j]! * level * level
+    }
+    const moved = Math.fround(products / squares)
+    const loss = (s: number) => weightedLoss(w, h, bits, { scale: s, offset })
+    if (moved > 0 && loss(moved) < loss(best)) best = moved
+  }
+  return { scale: best, offset }
+}
+
+/** One bit of the wide search: mean and mean deviation, weighted by h unless that is all zeros. */
+export function fitWideOneBit(w: ArrayLike<number>, h: ArrayLike<number>): RowFit {
+  const values = Array.from(w)
+  const total = values.reduce((sum, _, j) => sum + h[j]!, 0)
+  const cost = (j: number) => (total > 0 ? h[j]! / total : 1 / values.length)
+  const mean = (of: number[]) => of.reduce((sum, value, j) => sum + cost(j) * value, 0)
+  const offset = mean(values)
+  const constant = values.every((value) => value === values[0])
+  return { scale: constant ? 0 : mean(values.map((value) => Math.abs(value - offset))), offset }
+}
+
 /** log max(softmax(y), 1e-6) */
 function logProbabilities(y: number[]): number[] {
   const greatest = Math.max(...y)
