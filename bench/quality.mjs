@@ -1,10 +1,15 @@
-// Quality and cost of every method on a real model: perplexity, stored bits, file size, seconds, peak memory.
-// Each row is one `slimllm quantize` and one `slimllm eval` in processes of their own.
+// Quality and cost of quantization on a real model: perplexity, KL to the original, top-1 agreement, stored bits, file
+// size, seconds, peak memory. Each row is one `slimllm quantize` and its evaluations, in processes of their own.
 //
-//   node bench/quality.mjs MODEL --calibration FILE --test FILE [--offsets FILE] [--bits 2,3] [--seeds 1,2]
-//        [--samples 64] [--seq-len 512] [--max-tokens 65536] [--methods rtn,gptq,slim-paper] [--threads 2] [--out FILE.json]
+//   node bench/quality.mjs MODEL --table methods --calibration FILE --test FILE --out ROWS.ndjson
+//        [--offsets FILE] [--seeds given,1,2] [--samples 64] [--seq-len 512] [--max-tokens 65536] [--kl-tokens 16384]
+//        [--group-size 64] [--threads 2] [--cross NAME=CALIBRATION:TEST,…]
+//
+// Tables: methods (every method at 2, 3 and 4 bits), sizes (slim at stored budgets), ablation (slim with one part
+// changed), texts (calibrated on each text of --cross, evaluated on the tests of all). A row that ROWS.ndjson holds
+// already is not measured again. `given` windows are those of --offsets.
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -13,27 +18,69 @@ import { parseArgs } from 'node:util'
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
   options: {
+    table: { type: 'string', default: 'methods' },
     calibration: { type: 'string' },
     test: { type: 'string' },
     offsets: { type: 'string' },
-    bits: { type: 'string', default: '2,3' },
-    seeds: { type: 'string', default: '' },
+    seeds: { type: 'string', default: '0' },
     samples: { type: 'string', default: '64' },
     'seq-len': { type: 'string', default: '512' },
     'max-tokens': { type: 'string', default: '65536' },
-    methods: { type: 'string', default: 'rtn,gptq,slim-paper' },
+    'kl-tokens': { type: 'string', default: '16384' },
     'group-size': { type: 'string', default: '64' },
     threads: { type: 'string', default: '2' },
+    cross: { type: 'string', default: '' },
     out: { type: 'string' },
   },
 })
 const [model] = positionals
 const cli = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'dist', 'cli', 'main.js')
-const folder = mkdtempSync(path.join(os.tmpdir(), 'slimllm-quality-'))
-const list = (text) => text.split(',').filter(Boolean)
+const seeds = flags.seeds.split(',')
+
+const SLIM = ['--method', 'slim']
+/** series, budget (bits or stored bits), flags of quantize; every seed of --seeds unless the row says which. */
+const TABLES = {
+  methods: [2, 3, 4].flatMap((bits) =>
+    ['rtn', 'gptq', 'slim-paper', 'slim'].map((method) => ({
+      series: method,
+      budget: bits,
+      args: ['--method', method, '--bits', bits],
+      seeds: method === 'rtn' ? [seeds[0]] : seeds,
+    })),
+  ),
+  sizes: [2.28, 3.28, 4.28, 1.75, 2.0, 2.5, 3.0].map((budget) => ({
+    series: 'slim',
+    budget,
+    args: [...SLIM, '--bits-per-weight', budget],
+    seeds: [2.28, 3.28].includes(budget) ? seeds : [seeds[0]],
+  })),
+  ablation: [2, 3].flatMap((bits) =>
+    [
+      ['slim', []],
+      ['uniform widths', ['--allocation', 'uniform']],
+      ['widths by SBA', ['--allocation', 'sba']],
+      ['scales by SQC', ['--quantizer', 'sqc']],
+      ['min-max scales', ['--quantizer', 'minmax']],
+      ['no refinement', ['--sweeps', 0]],
+      ['no drift correction', ['--drift-weight', 0]],
+    ].map(([series, args]) => ({ series, budget: bits, args: [...SLIM, '--bits', bits, ...args], seeds })),
+  ),
+  texts: flags.cross
+    .split(',')
+    .filter(Boolean)
+    .map((text) => text.split(/[=:]/))
+    .map(([name, calibration, test]) => ({
+      series: `calibrated on ${name}`,
+      budget: 2,
+      args: [...SLIM, '--bits', 2],
+      seeds: ['0'],
+      calibration,
+      ...{ name, test },
+    })),
+}
 
 function slimllm(...args) {
-  const run = spawnSync(process.execPath, [cli, ...args, '--threads', flags.threads, '--json'], {
+  const run = spawnSync(process.execPath, [cli, ...args.map(String), '--threads', flags.threads, '--json'], {
     encoding: 'utf8',
     maxBuffer: 2 ** 28,
   })
@@ -42,73 +89,72 @@ function slimllm(...args) {
   return result
 }
 
-const evaluate = (source) =>
-  slimllm(
-    'eval',
-    source,
-    '--file',
-    flags.test,
-    '--seq-len',
-    flags['seq-len'],
-    '--max-tokens',
-    flags['max-tokens'],
-  )
+const windows = ['--file', flags.test, '--seq-len', flags['seq-len']]
+const evaluate = (source, file = flags.test) =>
+  slimllm('eval', source, ...windows.with(1, file), '--max-tokens', flags['max-tokens'])
+const compare = (source) =>
+  slimllm('eval', source, ...windows, '--max-tokens', flags['kl-tokens'], '--reference', model)
 
-const rows = []
-function add(row) {
-  rows.push(row)
-  console.error(JSON.stringify({ ...row, phases: undefined }))
-}
-
-try {
-  const original = evaluate(model)
-  add({ method: 'original', bits: null, seed: null, ...pick(original), seconds: null })
-  for (const bits of list(flags.bits))
-    for (const method of list(flags.methods)) {
-      // The given offsets first; seeded windows after them, where the spread over samples matters.
-      const seeds = method.startsWith('slim') && bits === '2' ? [null, ...list(flags.seeds)] : [null]
-      for (const seed of seeds) {
-        const output = path.join(folder, `${method}-${bits}-${seed}`)
-        const windows =
-          seed === null && flags.offsets ? ['--offsets', flags.offsets] : ['--seed', seed ?? '0']
-        const made = slimllm(
-          ...['quantize', model, '--output', output, '--bits', bits, '--group-size', flags['group-size']],
-          ...['--method', method, '--calibration', flags.calibration, '--samples', flags.samples],
-          ...['--seq-len', flags['seq-len'], ...windows],
-        )
-        const { storedBitsPerWeight, fileBytes, seconds, phases, peakMemoryBytes } = made
-        const { perplexity } = evaluate(output)
-        add({
-          method,
-          bits,
-          seed: seed ?? (flags.offsets ? 'given' : '0'),
-          perplexity,
-          storedBitsPerWeight,
-          fileBytes,
-          seconds,
-          phases,
-          peakMemoryBytes,
-        })
-        rmSync(output, { recursive: true })
-      }
+function measure({ series, budget, args, calibration = flags.calibration }, seed) {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'slimllm-quality-'))
+  const output = path.join(folder, 'packed')
+  try {
+    const draw = seed === 'given' ? ['--offsets', flags.offsets] : ['--seed', seed]
+    const made = slimllm(
+      ...['quantize', model, '--output', output, ...args, '--group-size', flags['group-size']],
+      ...['--calibration', calibration, '--samples', flags.samples, '--seq-len', flags['seq-len'], ...draw],
+    )
+    const { storedBitsPerWeight, fileBytes, seconds, phases, peakMemoryBytes } = made
+    const { perplexity } = evaluate(output)
+    const { klDivergence: kl, top1Agreement: agreement } = compare(output)
+    const others = TABLES.texts.map(({ name, test }) => [name, evaluate(output, test).perplexity])
+    return {
+      ...{ series, budget, seed, storedBitsPerWeight, fileBytes, perplexity, kl, agreement },
+      ...{ seconds, phases, peakMemoryBytes },
+      ...(others.length > 0 && { perplexities: Object.fromEntries(others) }),
     }
-} finally {
-  rmSync(folder, { recursive: true, force: true })
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
 }
 
-console.log(
-  `processor: ${os.cpus()[0].model.trim()}, ${flags.threads} threads; ${JSON.parse(spawnSync(process.execPath, [cli, 'doctor', '--json'], { encoding: 'utf8' }).stdout).instructionSet} kernels\n`,
-)
-console.log(
-  '| bits | method | windows | perplexity | stored bits a weight | file MB | seconds | peak memory MB |',
-)
-console.log('|---|---|---|---|---|---|---|---|')
-for (const r of rows)
-  console.log(
-    `| ${r.bits ?? ''} | ${r.method} | ${r.seed ?? ''} | ${r.perplexity.toFixed(2)} | ${r.storedBitsPerWeight?.toFixed(3) ?? ''} | ${r.fileBytes ? (r.fileBytes / 1e6).toFixed(1) : ''} | ${r.seconds?.toFixed(1) ?? ''} | ${Math.round(r.peakMemoryBytes / 1e6)} |`,
-  )
-if (flags.out) writeFileSync(flags.out, `${JSON.stringify(rows, null, 2)}\n`)
+const key = ({ series, budget, seed }) => JSON.stringify([series, budget, String(seed)])
+const read = () =>
+  existsSync(flags.out)
+    ? readFileSync(flags.out, 'utf8')
+        .trim()
+        .split('\n')
+        .filter(Boolean)
+        .map((l) => JSON.parse(l))
+    : []
+const done = new Set(read().map(key))
+for (const row of TABLES[flags.table])
+  for (const seed of row.seeds) {
+    if (done.has(key({ ...row, seed }))) continue
+    const measured = measure(row, seed)
+    appendFileSync(flags.out, `${JSON.stringify(measured)}\n`)
+    console.error(JSON.stringify({ ...measured, phases: undefined }))
+  }
 
-function pick({ perplexity, storedBitsPerWeight, peakMemoryBytes }) {
-  return { perplexity, storedBitsPerWeight, peakMemoryBytes }
+const { instructionSet } = slimllm('doctor')
+console.log(`processor: ${os.cpus()[0].model.trim()}, ${flags.threads} threads; ${instructionSet} kernels\n`)
+console.log(
+  '| budget | what | windows | perplexity | KL | top-1 | stored bits | file MB | seconds | peak MB |',
+)
+console.log('|---|---|---|---|---|---|---|---|---|---|')
+for (const r of read()) {
+  const cells = [
+    ...[
+      r.budget,
+      r.series,
+      r.seed,
+      r.perplexity.toFixed(2),
+      r.kl.toFixed(3),
+      `${(100 * r.agreement).toFixed(1)} %`,
+    ],
+    ...[r.storedBitsPerWeight.toFixed(3), (r.fileBytes / 1e6).toFixed(1), r.seconds.toFixed(1)],
+    Math.round(r.peakMemoryBytes / 1e6),
+    ...Object.entries(r.perplexities ?? {}).map(([name, perplexity]) => `${name}: ${perplexity.toFixed(2)}`),
+  ]
+  console.log(`| ${cells.join(' | ')} |`)
 }

@@ -14,6 +14,8 @@ interface Flags {
   method: NonNullable<QuantizeOptions['method']>
   allocation?: QuantizeOptions['allocation']
   quantizer?: QuantizeOptions['quantizer']
+  sweeps?: number
+  driftWeight?: number
   calibration?: string
   samples?: number
   seqLen?: number
@@ -51,6 +53,8 @@ export function quantizeCommand(): Command {
     .addOption(
       new Option('--quantizer <kind>', "scales, if not the method's").choices(['wide', 'sqc', 'minmax']),
     )
+    .option('--sweeps <n>', "sweeps of the refinement, if not the method's", wholeNumber)
+    .option('--drift-weight <x>', "share of the input drift made up for, if not the method's", decimal)
     .option('--calibration <file>', 'UTF-8 text to calibrate on (all methods but rtn)')
     .option('--samples <n>', 'calibration windows (default: 128, or as many as --offsets has)', wholeNumber)
     .option(

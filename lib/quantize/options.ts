@@ -70,6 +70,10 @@ export interface QuantizeOptions {
   allocation?: Recipe['allocation']
   /** How scales are chosen, if not as the method does: wide search, salience-weighted calibration (SQC), min-max. */
   quantizer?: Recipe['quantizer']
+  /** Most sweeps of the refinement after GPTQ, if not as the method does (0 – 100). */
+  sweeps?: number
+  /** How far weights make up for the drift of their inputs, 0 – 1, if not as the method does. */
+  driftWeight?: number
   /** Required by all methods but `rtn`. */
   calibration?: CalibrationOptions
   /** By glob over layer names: `*` within a dotted part, `**` across parts. The last match of a field wins. */
@@ -132,6 +136,8 @@ const OPTION_NAMES: readonly (keyof QuantizeOptions)[] = [
   'method',
   'allocation',
   'quantizer',
+  'sweeps',
+  'driftWeight',
   'calibration',
   'overrides',
   'bitMap',
@@ -181,7 +187,10 @@ export function resolveSettings(options: QuantizeOptions): Settings {
     ...RECIPES[method],
     ...(options.allocation && { allocation: options.allocation }),
     ...(options.quantizer && { quantizer: options.quantizer }),
+    ...(options.sweeps !== undefined && { sweeps: options.sweeps }),
+    ...(options.driftWeight !== undefined && { driftWeight: options.driftWeight }),
   }
+  checkParts(recipe)
   if (bitsPerWeight !== null) checkBudget(bitsPerWeight, options, recipe)
   if (!options.calibration && (recipe.compensation === 'gptq' || recipe.allocation !== 'uniform'))
     throw SlimError.invalidArgument(
@@ -225,6 +234,17 @@ const GROUP_SIZES = [32, 64, 128, 256]
 function checkBits(parameter: string, bits: unknown): void {
   if (!Number.isInteger(bits) || (bits as number) < 1 || (bits as number) > 8)
     throw SlimError.invalidArgument(parameter, 'a whole number from 1 to 8', bits)
+}
+
+function checkParts({ sweeps, driftWeight, compensation }: Recipe): void {
+  if (!Number.isInteger(sweeps) || sweeps < 0 || sweeps > 100)
+    throw SlimError.invalidArgument('sweeps', 'a whole number from 0 to 100', sweeps)
+  if (typeof driftWeight !== 'number' || !(driftWeight >= 0 && driftWeight <= 1))
+    throw SlimError.invalidArgument('driftWeight', 'a number from 0 to 1', driftWeight)
+  if (compensation === 'none' && sweeps > 0)
+    throw SlimError.invalidArgument('sweeps', '0 for a method without GPTQ', sweeps)
+  if (compensation === 'none' && driftWeight > 0)
+    throw SlimError.invalidArgument('driftWeight', '0 for a method without GPTQ', driftWeight)
 }
 
 /** A budget is for the allocation that can keep it, and one target is enough; allocateBudget() knows its range. */
