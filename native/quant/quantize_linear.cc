@@ -72,13 +72,14 @@ namespace {
 
 // The weight that gives from the drifted inputs X what W gives from the original X̃, in the least-squares
 // sense, is W X̃ᵀX (XᵀX)⁻¹ = W + W (X̃ − X)ᵀX (XᵀX)⁻¹; W moves by `share` of the second term. (GPTAQ,
-// arXiv 2504.02692, aims at the same inside GPTQ's sweep.) (H + λI)⁻¹ = UᵀU.
-void correctDrift(std::vector<float>& w, size_t rows, const Hessian& hessian, const InverseFactor& factor,
-                  double share, ThreadPool& pool) {
+// arXiv 2504.02692, aims at the same inside GPTQ's sweep.) (H + λI)⁻¹ = UᵀU. `w` has lost the columns of dead
+// channels, which may have fired in X̃: `original` has not.
+void correctDrift(const std::vector<float>& original, size_t rows, const Hessian& hessian,
+                  const InverseFactor& factor, double share, ThreadPool& pool, std::vector<float>& w) {
   const size_t n = hessian.size();
   std::vector<float> a(rows * n), b(rows * n);
-  gemm(pool, rows, n, n, Operand::rowMajor(w.data(), n), Operand::columnMajor(hessian.drift().data(), n),
-       a.data(), n);
+  gemm(pool, rows, n, n, Operand::rowMajor(original.data(), n),
+       Operand::columnMajor(hessian.drift().data(), n), a.data(), n);
   gemm(pool, rows, n, n, Operand::rowMajor(a.data(), n), Operand::rowMajor(factor.upper.data(), n), b.data(),
        n);
   gemm(pool, rows, n, n, Operand::rowMajor(b.data(), n), Operand::columnMajor(factor.upper.data(), n),
@@ -132,7 +133,7 @@ Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const Quanti
     out.damping = factor->damping;
   }
   if (options.driftWeight > 0 && !hessian.drift().empty())
-    correctDrift(w, rows, hessian, *factor, options.driftWeight, pool);
+    correctDrift(original, rows, hessian, *factor, options.driftWeight, pool, w);
   const std::vector<float> target = w;
   const std::vector<float> h = hessian.diagonal();
   GroupCodes codes;
