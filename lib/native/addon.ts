@@ -144,8 +144,8 @@ export interface BlockWeights {
 export interface NativeDecoderBlock {
   /**
    * Runs the block on states [tokens, hidden] float32: whole sequences of `sequenceLength` tokens, one after the
-   * other. With `taps`, the inputs of the linear layers are added to the Hessians, and states are left as they are
-   * (the last product is not computed); without, states are replaced by the block's output.
+   * other. With `taps`, the inputs of the linear layers are added to the Hessians, nothing is computed beyond the last
+   * of them, and states are left as they are; without, states are replaced by the block's output.
    */
   forward(
     states: NativeTensor,
@@ -153,11 +153,11 @@ export interface NativeDecoderBlock {
       sequenceLength: number
       taps?: Partial<Record<TapName, NativeHessian>>
       /**
-       * With taps: the unquantized block, run on its own states S̃ (replaced by its output). What its inputs differ by,
+       * With taps: the unquantized block, run on its own states S̃ (replaced by its output if `advance`). What its inputs differ by,
        * Σ (X̃ − X)ᵀX, and of o and down also its states, Σ (S̃ − S)ᵀX, go to the Hessians, for the drift weights of
        * quantizeLinear.
        */
-      original?: { block: NativeDecoderBlock; states: NativeTensor }
+      original?: { block: NativeDecoderBlock; states: NativeTensor; advance: boolean }
     },
     threads: number,
   ): NativeJob<void>

@@ -1,10 +1,11 @@
 /** One decoder block: gather the Hessians of its linear layers' inputs, quantize the layers, run the result. */
-import type { DecoderBlockSpec } from '../architecture/spec.js'
+import type { DecoderBlockSpec, LinearSpec } from '../architecture/spec.js'
 import type { CalibrationSamples } from '../calibration/samples.js'
 import { SlimError } from '../errors.js'
 import {
   addon,
   type BlockWeights,
+  type NativeDecoderBlock,
   type NativeHessian,
   type NativeJob,
   type NativeTensor,
@@ -41,43 +42,62 @@ export interface CalibrationStates {
 const SALIENCE_TOKENS = 4096
 
 /**
- * Runs the full-precision block and gathers H = (2/N) Σ XᵀX for each distinct input of its linear layers; the original
- * states, if any, become its output.
+ * The inputs of linear layers in the order in which layers see each other's outputs: of a sequential recipe each is
+ * gathered with the layers before it quantized, else all are with none.
  */
-export async function calibrateBlock(
-  block: DecoderBlockSpec,
-  weights: BlockWeights,
-  calibration: CalibrationStates,
-  context: StepContext,
-  seconds: Seconds,
-): Promise<Hessians> {
-  const taps: Hessians = {}
-  const keepEvery =
-    context.recipe.allocation === 'sba'
-      ? Math.max(1, Math.floor(calibration.samples.ids.length / SALIENCE_TOKENS))
-      : 0
-  for (const { tap, cols } of block.linears) taps[tap] ??= new (addon().Hessian)(cols, keepEvery)
-  try {
-    await timed(seconds, 'calibrate', () => forward(block, weights, calibration, context, taps))
-  } catch (error) {
-    for (const hessian of Object.values(taps)) hessian.dispose()
-    throw error
-  }
-  return taps
-}
+const INPUTS: TapName[] = ['qkv', 'o', 'gateUp', 'down']
 
-/** Quantizes every planned layer and puts the packed matrix in place of the weight; the Hessians are used up. */
+/**
+ * Quantizes every planned layer of the block and puts the packed matrix in place of the weight. The states stay as they
+ * are; the original states, if any, become the original block's output.
+ */
 export async function quantizeBlock(
   block: DecoderBlockSpec,
   weights: BlockWeights,
-  hessians: Hessians | null,
+  calibration: CalibrationStates | null,
   context: StepContext,
   seconds: Seconds,
 ): Promise<LayerReport[]> {
-  using handles = new Handles()
-  for (const hessian of Object.values(hessians ?? {})) handles.own(hessian)
   const layers: LayerReport[] = []
-  for (const { role, name, tap } of block.linears) {
+  if (!calibration) {
+    await quantizeLayers(block.linears, weights, null, { ...context, layers }, seconds)
+    return layers
+  }
+  using handles = new Handles()
+  const original = handles.own(new (addon().DecoderBlock)(block.spec, weights))
+  for (const stage of context.recipe.sequential ? INPUTS.map((input) => [input]) : [INPUTS]) {
+    const linears = block.linears.filter(({ tap }) => stage.includes(tap))
+    const advance = stage.includes('down')
+    using hessians = new Handles()
+    const taps = newHessians(linears, calibration, context.recipe)
+    for (const hessian of Object.values(taps)) hessians.own(hessian)
+    const gather = () => forward(block, weights, calibration, context, { taps, original, advance })
+    await timed(seconds, 'calibrate', gather)
+    await quantizeLayers(linears, weights, taps, { ...context, layers }, seconds)
+  }
+  return layers
+}
+
+/** A Hessian for each distinct input; those of SBA keep some of their rows. */
+function newHessians(
+  linears: readonly LinearSpec[],
+  { samples }: CalibrationStates,
+  { allocation }: Recipe,
+): Hessians {
+  const keepEvery = allocation === 'sba' ? Math.max(1, Math.floor(samples.ids.length / SALIENCE_TOKENS)) : 0
+  const taps: Hessians = {}
+  for (const { tap, cols } of linears) taps[tap] ??= new (addon().Hessian)(cols, keepEvery)
+  return taps
+}
+
+async function quantizeLayers(
+  linears: readonly LinearSpec[],
+  weights: BlockWeights,
+  hessians: Hessians | null,
+  { layers, ...context }: StepContext & { layers: LayerReport[] },
+  seconds: Seconds,
+): Promise<void> {
+  for (const { role, name, tap } of linears) {
     const layer = context.plan.get(name)!
     if (layer.skip) continue
     context.onLayer?.(name)
@@ -92,7 +112,6 @@ export async function quantizeBlock(
     seconds.layers[name] = secondsSince(started)
     layers.push(layerReport(name, result.packed, result))
   }
-  return layers
 }
 
 /** Replaces the states by the output of the block. */
@@ -138,21 +157,29 @@ async function fitLayer(
   return { packed, groupBits, ...NOTHING_MEASURED }
 }
 
+/** What a forward pass for the Hessians is given. */
+interface Gathering {
+  taps: Hessians
+  original: NativeDecoderBlock
+  /** The original states become the original block's output. */
+  advance: boolean
+}
+
 async function forward(
   block: DecoderBlockSpec,
   weights: BlockWeights,
   { states, originalStates, samples }: CalibrationStates,
   { threads, signal }: StepContext,
-  taps?: Hessians,
+  gathering?: Gathering,
 ): Promise<void> {
-  const native = new (addon().DecoderBlock)(block.spec, weights)
-  const original = taps && originalStates ? { block: native, states: originalStates } : undefined
-  try {
-    const options = { sequenceLength: samples.seqLen, taps, original }
-    await run(native.forward(states, options, threads), signal)
-  } finally {
-    native.dispose()
-  }
+  using handles = new Handles()
+  const native = handles.own(new (addon().DecoderBlock)(block.spec, weights))
+  const original =
+    gathering && originalStates
+      ? { block: gathering.original, states: originalStates, advance: gathering.advance }
+      : undefined
+  const options = { sequenceLength: samples.seqLen, taps: gathering?.taps, original }
+  await run(native.forward(states, options, threads), signal)
 }
 
 /** Errors of a layer's step name its weight. */

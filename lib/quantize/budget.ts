@@ -50,7 +50,14 @@ export function allocateBudget(layers: readonly BudgetLayer[], budget: number): 
         error: layer.errors[index * MOST_BITS + k]!,
       }))
       const hull = lowerHull(points)
-      return { layer, index, hull, bits: hull[0]!.bits, ended: false, most: points.at(-1)!.stored }
+      return {
+        layer,
+        index,
+        hull,
+        bits: hull[0]!.bits,
+        ended: false,
+        most: Math.max(...points.map(({ stored }) => stored)),
+      }
     }),
   )
   let stored = groups.reduce((sum, { hull }) => sum + hull[0]!.stored, 0)
@@ -96,10 +103,9 @@ interface Point {
 /** The corners from the least stored point on, with falling errors and falling slopes. */
 function lowerHull(points: readonly Point[]): Point[] {
   const hull: Point[] = []
-  for (const point of points) {
-    const last = hull.at(-1)
-    if (last && point.error >= last.error) continue
-    if (last && point.stored <= last.stored) hull.pop() // short groups: a mean may outweigh a second bit
+  // Not by width: in short groups a mean may outweigh a second bit.
+  for (const point of points.toSorted((a, b) => a.stored - b.stored || a.error - b.error)) {
+    if (hull.length > 0 && point.error >= hull.at(-1)!.error) continue
     while (hull.length > 1 && slope(hull.at(-2)!, hull.at(-1)!) <= slope(hull.at(-1)!, point)) hull.pop()
     hull.push(point)
   }

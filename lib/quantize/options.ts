@@ -102,6 +102,8 @@ export interface Recipe {
   allocation: 'fisher' | 'sba' | 'uniform'
   quantizer: Quantizer
   compensation: 'gptq' | 'none'
+  /** Inside a block, inputs of a layer come from the quantized layers before it. */
+  sequential: boolean
   /** Most sweeps of the refinement after GPTQ. */
   sweeps: number
   /** How far layers make up for the drift of their inputs, and of the states they add to. */
@@ -109,14 +111,14 @@ export interface Recipe {
   stateDriftWeight: number
 }
 
-const PLAIN = { sweeps: 0, inputDriftWeight: 0, stateDriftWeight: 0 }
+const PLAIN = { sequential: false, sweeps: 0, inputDriftWeight: 0, stateDriftWeight: 0 }
 
 const RECIPES: Record<Method, Recipe> = {
   rtn: { allocation: 'uniform', quantizer: 'minmax', compensation: 'none', ...PLAIN },
   gptq: { allocation: 'uniform', quantizer: 'minmax', compensation: 'gptq', ...PLAIN },
   'slim-paper': { allocation: 'sba', quantizer: 'sqc', compensation: 'gptq', ...PLAIN },
   slim: {
-    ...{ allocation: 'fisher', quantizer: 'wide', compensation: 'gptq', sweeps: 4 },
+    ...{ allocation: 'fisher', quantizer: 'wide', compensation: 'gptq', sequential: true, sweeps: 4 },
     ...{ inputDriftWeight: 0.25, stateDriftWeight: 0.25 },
   },
 }

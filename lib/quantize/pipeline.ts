@@ -34,13 +34,7 @@ import {
 } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
 import { allocateByFisher } from './allocation.js'
-import {
-  type CalibrationStates,
-  calibrateBlock,
-  propagate,
-  quantizeBlock,
-  type StepContext,
-} from './block.js'
+import { type CalibrationStates, propagate, quantizeBlock, type StepContext } from './block.js'
 import { embedSamples } from './embed.js'
 import {
   type BitMap,
@@ -278,8 +272,7 @@ class Quantization {
     const weights = await this.loadBlock(block)
     try {
       this.progress(block, 'calibrate')
-      const hessians = calibration && (await calibrateBlock(block, weights, calibration, context, seconds))
-      const layers = await quantizeBlock(block, weights, hessians, context, seconds)
+      const layers = await quantizeBlock(block, weights, calibration, context, seconds)
       const isLast = block.index === this.spec.blocks.length - 1
       if (calibration && !isLast) {
         this.progress(block, 'propagate')

@@ -170,6 +170,7 @@ Napi::Value DecoderBlockObject::forward(const Napi::CallbackInfo& info) {
       throwInvalid(env, "original.block", "a block of the same shape", object.Get("block"));
     taps->original = original.get();
     taps->originalStates = originalStates->as<float>();
+    taps->originalAdvances = asBoolean(object.Get("advance"), "original.advance");
   }
   auto pool = asThreads(info[2]);
   return startJob(

@@ -140,6 +140,10 @@ size_t DecoderBlock::tileTokens() const {
   return std::clamp(kScratchBytes / (width * sizeof(float)), kLeastTokens, kMostTokens);
 }
 
+DecoderBlock::Until DecoderBlock::lastWanted(const BlockTaps& taps) {
+  return taps.down ? Until::Down : taps.gateUp ? Until::GateUp : taps.o ? Until::O : Until::Qkv;
+}
+
 Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength, const BlockTaps* taps,
                              BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const {
   if (sequenceLength == 0 || tokens % sequenceLength != 0)
@@ -147,6 +151,7 @@ Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength
                                    std::to_string(sequenceLength));
   const size_t sequences = tokens / sequenceLength, most = tileTokens();
   const DecoderBlock* original = taps ? taps->original : nullptr;
+  const Until until = taps ? lastWanted(*taps) : Until::End;
   BlockScratch originalScratch;
   originalScratch.keepStates = true;
   // Whole sequences, several at a time; of longer sequences one chunk after the other, appended to its keys
@@ -165,13 +170,14 @@ Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength
       const size_t firstToken = first * sequenceLength + tile.start, at = firstToken * spec_.hiddenSize;
       if (original)
         original->runTile(taps->originalStates + at, tile, originalScratch.keyValues.data(), nullptr,
-                          originalScratch, pool);
+                          taps->originalAdvances ? Until::End : until, originalScratch, pool);
       std::optional<TapTile> tapTile;
       const bool ends = tile.start + tile.length == sequenceLength;
       if (taps)
         tapTile.emplace(TapTile{*taps, tile.tokens(), spec_.hiddenSize, ends ? tile.sequences : 0,
                                 original ? &originalScratch : nullptr});
-      runTile(states + at, tile, scratch.keyValues.data(), tapTile ? &*tapTile : nullptr, scratch, pool);
+      runTile(states + at, tile, scratch.keyValues.data(), tapTile ? &*tapTile : nullptr, until, scratch,
+              pool);
     }
   }
   return Status::success();
@@ -184,7 +190,7 @@ Status DecoderBlock::append(float* states, size_t tokens, size_t start, KeyValue
     if (cancelled.load()) return Status::aborted();
     tile.length = std::min(tileTokens(), tokens - done);
     tile.start = start + done;
-    runTile(states + done * spec_.hiddenSize, tile, &past, nullptr, scratch, pool);
+    runTile(states + done * spec_.hiddenSize, tile, &past, nullptr, Until::End, scratch, pool);
   }
   return Status::success();
 }
@@ -192,27 +198,30 @@ Status DecoderBlock::append(float* states, size_t tokens, size_t start, KeyValue
 // x ← x + attention(norm x), then x ← x + mlp(norm' x); in parallel: x ← x + attention(norm x) + mlp(norm'
 // x).
 void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps,
-                           BlockScratch& scratch, ThreadPool& pool) const {
+                           Until until, BlockScratch& scratch, ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
   float* x = states;
-  if (taps) {
+  if (until != Until::End) {
     x = scratch.states.reserve(tokens * hidden);
     std::copy_n(states, tokens * hidden, x);
   }
   float* mlpInput = scratch.mlpNormed.reserve(tokens * hidden);
   const auto normForMlp = [&] { preMlpNorm_.apply(pool, tokens, x, hidden, mlpInput, hidden); };
   if (spec_.residual == Residual::Parallel) normForMlp();
-  runAttention(x, tile, keyValues, taps, scratch, pool);
+  runAttention(x, tile, keyValues, taps, until, scratch, pool);
+  if (until <= Until::O) return;
   if (spec_.residual == Residual::Sequential) normForMlp();
-  runMlp(x, mlpInput, tile, taps, scratch, pool);
+  runMlp(x, mlpInput, tile, taps, until, scratch, pool);
 }
 
 void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues* keyValues,
-                                const TapTile* taps, BlockScratch& scratch, ThreadPool& pool) const {
+                                const TapTile* taps, Until until, BlockScratch& scratch,
+                                ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
   float* normed = scratch.normed.reserve(tokens * hidden);
   inputNorm_.apply(pool, tokens, states, hidden, normed, hidden);
   if (taps) taps->add(&BlockTaps::qkv, normed, hidden, &BlockScratch::normed, pool);
+  if (until == Until::Qkv) return;
 
   float* qkv = scratch.qkv.reserve(tokens * spec_.qkvWidth());
   projectQkv(pool, tokens, normed, qkv);
@@ -225,13 +234,14 @@ void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues*
               postAttentionNorm_ ? nullptr : states, &BlockScratch::attentionStates);
   if (scratch.keepStates)
     std::copy_n(states, tokens * hidden, scratch.attentionStates.reserve(tokens * hidden));
+  if (until == Until::O) return;
   addOutput(o_, postAttentionNorm_, tokens, attended, spec_.queryWidth(), states, scratch, pool);
 }
 
-void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps,
-                          BlockScratch& scratch, ThreadPool& pool) const {
+void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps, Until until, BlockScratch& scratch, ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
   if (taps) taps->add(&BlockTaps::gateUp, input, hidden, &BlockScratch::mlpNormed, pool);
+  if (until == Until::GateUp) return;
   const bool gated = spec_.mlp != Mlp::Plain;
   const size_t width = gateUpWidth();
   float* inner = scratch.mlp.reserve(tokens * width);
@@ -241,9 +251,8 @@ void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& ti
   if (taps)
     taps->add(&BlockTaps::down, inner, width, &BlockScratch::mlp, pool, postMlpNorm_ ? nullptr : states,
               &BlockScratch::mlpStates);
-  if (scratch.keepStates)
-    std::copy_n(states, tokens * hidden, scratch.mlpStates.reserve(tokens * hidden));
-  if (!taps) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
+  if (scratch.keepStates) std::copy_n(states, tokens * hidden, scratch.mlpStates.reserve(tokens * hidden));
+  if (until == Until::End) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
 }
 
 // qkv [tokens][qkvWidth] of the normed states

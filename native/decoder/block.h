@@ -35,10 +35,11 @@ class DecoderBlock;
 /// Hessians of the four inputs of a block's linear layers; null: not wanted.
 struct BlockTaps {
   std::shared_ptr<Hessian> qkv, o, gateUp, down;
-  /// The unquantized block and its states, which become its output: its inputs go to the Hessians beside
-  /// those that the quantized blocks before have changed.
+  /// The unquantized block and its states, which become its output if it advances: its inputs go to the
+  /// Hessians beside those that quantized blocks and layers before have changed.
   const DecoderBlock* original = nullptr;
   float* originalStates = nullptr;
+  bool originalAdvances = false;
 };
 
 struct BackwardScratch;  // decoder/block_backward.h
@@ -78,7 +79,7 @@ class DecoderBlock {
 
   /// Runs on states [tokens, hidden] float32, whole sequences of `sequenceLength` tokens one after the other,
   /// in tiles. Without taps, states become the block's output. With taps, the inputs of the linear layers are
-  /// added to the Hessians, the last product is left out and states stay as they are.
+  /// added to the Hessians, nothing is computed beyond the last of them, and states stay as they are.
   Status forward(float* states, size_t tokens, size_t sequenceLength, const BlockTaps* taps,
                  BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const;
 
@@ -98,12 +99,15 @@ class DecoderBlock {
  private:
   struct BackwardTile;
 
+  /// The layer whose input is computed last, or the block's output.
+  enum class Until { Qkv, O, GateUp, Down, End };
+  static Until lastWanted(const BlockTaps& taps);
   size_t tileTokens() const;
-  void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps,
+  void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps, Until until,
                BlockScratch& scratch, ThreadPool& pool) const;
   void runAttention(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps,
-                    BlockScratch& scratch, ThreadPool& pool) const;
-  void runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps,
+                    Until until, BlockScratch& scratch, ThreadPool& pool) const;
+  void runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps, Until until,
               BlockScratch& scratch, ThreadPool& pool) const;
   void projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const;
   void projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const;

@@ -16,8 +16,7 @@ void Hessian::add(const float* x, size_t tokens, size_t stride, size_t sequences
                             std::vector<float>& sum) {
     std::vector<float> drift(tokens * width);
     pool.parallelFor(tokens, [&](size_t t, int) {
-      for (size_t j = 0; j < width; ++j)
-        drift[t * width + j] = a[t * rowStride + j] - b[t * rowStride + j];
+      for (size_t j = 0; j < width; ++j) drift[t * width + j] = a[t * rowStride + j] - b[t * rowStride + j];
     });
     sum.resize(width * size_);
     gemm(pool, width, size_, tokens, Operand::columnMajor(drift.data(), width),

@@ -73,14 +73,16 @@ namespace {
 // What the quantized model's inputs X and states S lack of the original's X̃ and S̃, the layer can make up for
 // in part: the weight W' that comes closest to S + X W'ᵀ = S̃ + X̃ Wᵀ in the least-squares sense is
 // W + [W (X̃ − X)ᵀX + (S̃ − S)ᵀX] (XᵀX)⁻¹, without the second term where the output is not added to states. W
-// moves by these shares of the terms. (H + λI)⁻¹ = UᵀU.
-void correctDrift(std::vector<float>& w, size_t rows, const Hessian& hessian, const InverseFactor& factor,
-                  const QuantizeLinearOptions& options, ThreadPool& pool) {
+// moves by these shares of the terms. (H + λI)⁻¹ = UᵀU. `w` has lost the columns of dead channels, which may
+// have fired in X̃: `original` has not.
+void correctDrift(const std::vector<float>& original, size_t rows, const Hessian& hessian,
+                  const InverseFactor& factor, const QuantizeLinearOptions& options, ThreadPool& pool,
+                  std::vector<float>& w) {
   const size_t n = hessian.size();
   const std::vector<float>&inputs = hessian.inputDrift(), &states = hessian.stateDrift();
   std::vector<float> a(rows * n), b(rows * n);
-  gemm(pool, rows, n, n, Operand::rowMajor(w.data(), n), Operand::columnMajor(inputs.data(), n), a.data(), n,
-       {.alpha = float(options.inputDriftWeight)});
+  gemm(pool, rows, n, n, Operand::rowMajor(original.data(), n), Operand::columnMajor(inputs.data(), n),
+       a.data(), n, {.alpha = float(options.inputDriftWeight)});
   if (states.size() == a.size())
     for (size_t i = 0; i < a.size(); ++i) a[i] += float(options.stateDriftWeight) * states[i];
   const float* u = factor.upper.data();
@@ -136,7 +138,7 @@ Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const Quanti
     out.damping = factor->damping;
   }
   if (options.compensate && !hessian.inputDrift().empty())
-    correctDrift(w, rows, hessian, *factor, options, pool);
+    correctDrift(original, rows, hessian, *factor, options, pool, w);
   const std::vector<float> target = w;
   const std::vector<float> h = hessian.diagonal();
   GroupCodes codes;
