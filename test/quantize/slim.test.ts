@@ -72,7 +72,9 @@ describe('slim', () => {
   })
 
   it.each([1.2, 9.5])('says what range can be met where %f cannot', async (bitsPerWeight) => {
-    const attempt = () => quantize(demo, budget('never', bitsPerWeight))
+    const phases: string[] = []
+    const onProgress = ({ phase }: QuantizeProgress) => phases.push(phase)
+    const attempt = () => quantize(demo, budget('never', bitsPerWeight, { onProgress }))
     // One bit with scale and mean, 2 · 16/32; eight with a scale and a zero point, 24/32; and group_bits.
     const error = await expectSlimError(attempt, 'SLIM_BUDGET', { parameter: 'bitsPerWeight' })
     const [least, most] = error.expected!.split(' to ').map(Number) as [number, number]
@@ -81,6 +83,7 @@ describe('slim', () => {
     expect(most).toBeGreaterThan(8.75)
     expect(most).toBeLessThan(8.752)
     expect(error.message).toContain(error.expected)
+    expect(phases).toEqual([]) // not after a long pass over the model
     expect(existsSync(at('never'))).toBe(false)
   })
 
