@@ -62,7 +62,8 @@ const TABLES = {
       ['scales by SQC', ['--quantizer', 'sqc']],
       ['min-max scales', ['--quantizer', 'minmax']],
       ['no refinement', ['--sweeps', 0]],
-      ['no drift correction', ['--drift-weight', 0]],
+      ['no input drift', ['--input-drift-weight', 0]],
+      ['no state drift', ['--state-drift-weight', 0]],
     ].map(([series, args]) => ({ series, budget: bits, args: [...SLIM, '--bits', bits, ...args], seeds })),
   ),
   texts: flags.cross

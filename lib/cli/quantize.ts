@@ -15,7 +15,8 @@ interface Flags {
   allocation?: QuantizeOptions['allocation']
   quantizer?: QuantizeOptions['quantizer']
   sweeps?: number
-  driftWeight?: number
+  inputDriftWeight?: number
+  stateDriftWeight?: number
   calibration?: string
   samples?: number
   seqLen?: number
@@ -54,7 +55,16 @@ export function quantizeCommand(): Command {
       new Option('--quantizer <kind>', "scales, if not the method's").choices(['wide', 'sqc', 'minmax']),
     )
     .option('--sweeps <n>', "sweeps of the refinement, if not the method's", wholeNumber)
-    .option('--drift-weight <x>', "share of the input drift made up for, if not the method's", decimal)
+    .option(
+      '--input-drift-weight <x>',
+      "share of the inputs' drift made up for, if not the method's",
+      decimal,
+    )
+    .option(
+      '--state-drift-weight <x>',
+      "share of the states' drift made up for, if not the method's",
+      decimal,
+    )
     .option('--calibration <file>', 'UTF-8 text to calibrate on (all methods but rtn)')
     .option('--samples <n>', 'calibration windows (default: 128, or as many as --offsets has)', wholeNumber)
     .option(

@@ -96,10 +96,11 @@ export interface QuantizeLinearOptions {
   /** Most sweeps of the refinement after GPTQ (default 0: none). */
   sweeps?: number
   /**
-   * How far W moves towards W X̃ᵀX (XᵀX)⁻¹, which makes up for the drift of the inputs from X̃ to X: 0 (default) not at
-   * all, 1 all the way.
+   * How far W moves towards W + [W (X̃ − X)ᵀX + (S̃ − S)ᵀX] (XᵀX)⁻¹, which makes up for the drift of the inputs from X̃
+   * to X and of the states from S̃ to S: shares of the two terms, 0 (default) to 1.
    */
-  driftWeight?: number
+  inputDriftWeight?: number
+  stateDriftWeight?: number
 }
 
 export interface QuantizedLinear {
@@ -151,11 +152,10 @@ export interface NativeDecoderBlock {
     options: {
       sequenceLength: number
       taps?: Partial<Record<TapName, NativeHessian>>
-      /** How much every token counts in a tap's Hessian (mean 1); all the same without. */
-      tokenWeights?: Partial<Record<TapName, Float32Array>>
       /**
-       * With taps: the unquantized block, run on its own states (replaced by its output). What its inputs differ by,
-       * Σ (X̃ − X)ᵀX, goes to the Hessians, for driftWeight of quantizeLinear.
+       * With taps: the unquantized block, run on its own states S̃ (replaced by its output). What its inputs differ by,
+       * Σ (X̃ − X)ᵀX, and of o and down also its states, Σ (S̃ − S)ᵀX, go to the Hessians, for the drift weights of
+       * quantizeLinear.
        */
       original?: { block: NativeDecoderBlock; states: NativeTensor }
     },

@@ -72,8 +72,9 @@ export interface QuantizeOptions {
   quantizer?: Recipe['quantizer']
   /** Most sweeps of the refinement after GPTQ, if not as the method does (0 – 100). */
   sweeps?: number
-  /** How far weights make up for the drift of their inputs, 0 – 1, if not as the method does. */
-  driftWeight?: number
+  /** How far layers make up for the drift of their inputs, and of the states they add to, 0 – 1, if not as the method does. */
+  inputDriftWeight?: number
+  stateDriftWeight?: number
   /** Required by all methods but `rtn`. */
   calibration?: CalibrationOptions
   /** By glob over layer names: `*` within a dotted part, `**` across parts. The last match of a field wins. */
@@ -103,17 +104,21 @@ export interface Recipe {
   compensation: 'gptq' | 'none'
   /** Most sweeps of the refinement after GPTQ. */
   sweeps: number
-  /** How far weights make up for the drift of their inputs (driftWeight of quantizeLinear). */
-  driftWeight: number
+  /** How far layers make up for the drift of their inputs, and of the states they add to. */
+  inputDriftWeight: number
+  stateDriftWeight: number
 }
 
-const PLAIN = { sweeps: 0, driftWeight: 0 }
+const PLAIN = { sweeps: 0, inputDriftWeight: 0, stateDriftWeight: 0 }
 
 const RECIPES: Record<Method, Recipe> = {
   rtn: { allocation: 'uniform', quantizer: 'minmax', compensation: 'none', ...PLAIN },
   gptq: { allocation: 'uniform', quantizer: 'minmax', compensation: 'gptq', ...PLAIN },
   'slim-paper': { allocation: 'sba', quantizer: 'sqc', compensation: 'gptq', ...PLAIN },
-  slim: { allocation: 'fisher', quantizer: 'wide', compensation: 'gptq', sweeps: 4, driftWeight: 0.25 },
+  slim: {
+    ...{ allocation: 'fisher', quantizer: 'wide', compensation: 'gptq', sweeps: 4 },
+    ...{ inputDriftWeight: 0.25, stateDriftWeight: 0.25 },
+  },
 }
 
 /** The choices that decide the packed bytes; they are recorded in the manifest and must match to resume. */
@@ -137,7 +142,8 @@ const OPTION_NAMES: readonly (keyof QuantizeOptions)[] = [
   'allocation',
   'quantizer',
   'sweeps',
-  'driftWeight',
+  'inputDriftWeight',
+  'stateDriftWeight',
   'calibration',
   'overrides',
   'bitMap',
@@ -183,13 +189,13 @@ export function resolveSettings(options: QuantizeOptions): Settings {
     if (options[parameter] !== undefined) checkBits(parameter, options[parameter])
   checkChoice('allocation', options.allocation, ['fisher', 'sba', 'uniform'])
   checkChoice('quantizer', options.quantizer, ['wide', 'sqc', 'minmax'])
-  const recipe = {
+  const recipe: Recipe = {
     ...RECIPES[method],
     ...(options.allocation && { allocation: options.allocation }),
     ...(options.quantizer && { quantizer: options.quantizer }),
-    ...(options.sweeps !== undefined && { sweeps: options.sweeps }),
-    ...(options.driftWeight !== undefined && { driftWeight: options.driftWeight }),
   }
+  for (const part of ['sweeps', 'inputDriftWeight', 'stateDriftWeight'] as const)
+    recipe[part] = options[part] ?? recipe[part]
   checkParts(recipe)
   if (bitsPerWeight !== null) checkBudget(bitsPerWeight, options, recipe)
   if (!options.calibration && (recipe.compensation === 'gptq' || recipe.allocation !== 'uniform'))
@@ -236,15 +242,17 @@ function checkBits(parameter: string, bits: unknown): void {
     throw SlimError.invalidArgument(parameter, 'a whole number from 1 to 8', bits)
 }
 
-function checkParts({ sweeps, driftWeight, compensation }: Recipe): void {
+function checkParts(recipe: Recipe): void {
+  const { sweeps, compensation } = recipe
   if (!Number.isInteger(sweeps) || sweeps < 0 || sweeps > 100)
     throw SlimError.invalidArgument('sweeps', 'a whole number from 0 to 100', sweeps)
-  if (typeof driftWeight !== 'number' || !(driftWeight >= 0 && driftWeight <= 1))
-    throw SlimError.invalidArgument('driftWeight', 'a number from 0 to 1', driftWeight)
-  if (compensation === 'none' && sweeps > 0)
-    throw SlimError.invalidArgument('sweeps', '0 for a method without GPTQ', sweeps)
-  if (compensation === 'none' && driftWeight > 0)
-    throw SlimError.invalidArgument('driftWeight', '0 for a method without GPTQ', driftWeight)
+  for (const part of ['sweeps', 'inputDriftWeight', 'stateDriftWeight'] as const) {
+    const value: unknown = recipe[part]
+    if (part !== 'sweeps' && !(typeof value === 'number' && value >= 0 && value <= 1))
+      throw SlimError.invalidArgument(part, 'a number from 0 to 1', value)
+    if (compensation === 'none' && value !== 0)
+      throw SlimError.invalidArgument(part, '0 for a method without GPTQ', value)
+  }
 }
 
 /** A budget is for the allocation that can keep it, and one target is enough; allocateBudget() knows its range. */

@@ -230,6 +230,7 @@ class Quantization {
 
   private async quantizeBlocks(): Promise<void> {
     const { samples, spec } = this
+    const { inputDriftWeight, stateDriftWeight } = this.settings.recipe
     using handles = new Handles()
     const embed = async (samples: CalibrationSamples) => {
       const options = { ...this.context, spillFolder: this.writer.folder }
@@ -238,7 +239,7 @@ class Quantization {
     const calibration = samples && {
       samples,
       states: await embed(samples),
-      originalStates: this.settings.recipe.driftWeight > 0 ? await embed(samples) : null,
+      originalStates: inputDriftWeight + stateDriftWeight > 0 ? await embed(samples) : null,
     }
     await this.replayJournaled(calibration)
     for (const block of spec.blocks.slice(this.writer.done.length - 1))

@@ -63,7 +63,7 @@ Napi::Value DecoderBlockObject::backward(const Napi::CallbackInfo& info) {
     throwInvalid(env, "gradients", "another tensor " + describeShape(*inputs) + ", as inputs", info[1]);
   const auto options = asObject(info[2], "options");
   const size_t sequenceLength = asSize(options.Get("sequenceLength"), "sequenceLength", 1);
-  auto taps = asTaps(options, *block_, inputs->rows());
+  auto taps = asTaps(options.Get("taps"), *block_);
   struct Result {
     std::unique_ptr<FisherSums> fisher;
     std::unique_ptr<WeightGradients> weights;

@@ -87,25 +87,16 @@ BlockWeights asBlockWeights(const Napi::Value& value) {
   return weights;
 }
 
-BlockTaps::Tap asTap(const Napi::Object& taps, const Napi::Value& tokenWeights, const char* name, size_t size,
-                     size_t tokens) {
+std::shared_ptr<Hessian> asTap(const Napi::Object& taps, const char* name, size_t size) {
   const Napi::Value value = taps.Get(name);
-  if (isMissing(value)) return {};
+  if (isMissing(value)) return nullptr;
   std::shared_ptr<Hessian> hessian = HessianObject::get(value);
   const std::string parameter = std::string("taps.") + name;
   if (!hessian) throwInvalid(value.Env(), parameter, "a Hessian that is not disposed", value);
   if (hessian->size() != size)
     throw toError(value.Env(), Status::invalidArgument(parameter, "a Hessian of size " + std::to_string(size),
                                                        std::to_string(hessian->size())));
-  if (isMissing(tokenWeights)) return {hessian, nullptr};
-  const Napi::Value given = asObject(tokenWeights, "tokenWeights").Get(name);
-  if (isMissing(given)) return {hessian, nullptr};
-  const std::string weights = std::string("tokenWeights.") + name;
-  if (!given.IsTypedArray() || given.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array ||
-      given.As<Napi::TypedArray>().ElementLength() != tokens)
-    throwInvalid(value.Env(), weights, "a Float32Array of " + std::to_string(tokens) + " weights", given);
-  const auto array = given.As<Napi::Float32Array>();
-  return {hessian, std::make_shared<std::vector<float>>(array.Data(), array.Data() + tokens)};
+  return hessian;
 }
 
 }  // namespace
@@ -120,16 +111,15 @@ NormSpec asNormSpec(const Napi::Value& value, const std::string& name) {
   return spec;
 }
 
-std::shared_ptr<BlockTaps> asTaps(const Napi::Object& options, const DecoderBlock& block, size_t tokens) {
-  const Napi::Value given = options.Get("taps"), weights = options.Get("tokenWeights");
-  if (isMissing(given)) return nullptr;
-  const auto object = asObject(given, "taps");
+std::shared_ptr<BlockTaps> asTaps(const Napi::Value& value, const DecoderBlock& block) {
+  if (isMissing(value)) return nullptr;
+  const auto object = asObject(value, "taps");
   const BlockSpec& spec = block.spec();
   auto taps = std::make_shared<BlockTaps>();
-  taps->qkv = asTap(object, weights, "qkv", spec.hiddenSize, tokens);
-  taps->o = asTap(object, weights, "o", spec.queryWidth(), tokens);
-  taps->gateUp = asTap(object, weights, "gateUp", spec.hiddenSize, tokens);
-  taps->down = asTap(object, weights, "down", block.intermediateSize(), tokens);
+  taps->qkv = asTap(object, "qkv", spec.hiddenSize);
+  taps->o = asTap(object, "o", spec.queryWidth());
+  taps->gateUp = asTap(object, "gateUp", spec.hiddenSize);
+  taps->down = asTap(object, "down", block.intermediateSize());
   return taps;
 }
 
@@ -163,7 +153,7 @@ Napi::Value DecoderBlockObject::forward(const Napi::CallbackInfo& info) {
     throwInvalid(env, "states", "a tensor [tokens, " + std::to_string(spec.hiddenSize) + "] of F32", info[0]);
   const auto options = asObject(info[1], "options");
   const size_t sequenceLength = asSize(options.Get("sequenceLength"), "sequenceLength", 1);
-  auto taps = asTaps(options, *block_, states->rows());
+  auto taps = asTaps(options.Get("taps"), *block_);
   std::shared_ptr<DecoderBlock> original;
   TensorPtr originalStates;
   if (const Napi::Value given = options.Get("original"); !isMissing(given)) {

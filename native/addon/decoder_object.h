@@ -68,8 +68,8 @@ class DecoderModelObject : public NativeObject<DecoderModelObject> {
   std::shared_ptr<DecoderModel> model_;
 };
 
-/// `taps` and `tokenWeights` of the options of forward and backward; null without taps.
-std::shared_ptr<BlockTaps> asTaps(const Napi::Object& options, const DecoderBlock& block, size_t tokens);
+/// `taps` of the options of forward and backward; null without.
+std::shared_ptr<BlockTaps> asTaps(const Napi::Value& value, const DecoderBlock& block);
 std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name);  // decoder_model_object.cc
 NormSpec asNormSpec(const Napi::Value& value, const std::string& name);
 Napi::Value headGradientFunction(const Napi::CallbackInfo& info);  // decoder_backward.cc

@@ -106,14 +106,17 @@ Napi::Value quantizeLinearStep(const Napi::CallbackInfo& info) {
   options.compensate = compensationName == "gptq";
   if (!object.Get("sweeps").IsUndefined())
     options.refinement.sweeps = int(asSize(object.Get("sweeps"), "options.sweeps", 0));
-  if (!object.Get("driftWeight").IsUndefined())
-    options.driftWeight = asNumber(object.Get("driftWeight"), "options.driftWeight");
   if (options.refinement.sweeps > 0 && !options.compensate)
     throwInvalid(env, "options.sweeps", "0 without compensation", object.Get("sweeps"));
-  if (!(options.driftWeight >= 0 && options.driftWeight <= 1))
-    throwInvalid(env, "options.driftWeight", "0 to 1", object.Get("driftWeight"));
-  if (options.driftWeight > 0 && !options.compensate)
-    throwInvalid(env, "options.driftWeight", "0 without compensation", object.Get("driftWeight"));
+  const auto readWeight = [&](const char* key, double& weight) {
+    const Napi::Value given = object.Get(key);
+    const std::string name = std::string("options.") + key;
+    if (!given.IsUndefined()) weight = asNumber(given, name);
+    if (!(weight >= 0 && weight <= 1)) throwInvalid(env, name, "0 to 1", given);
+    if (weight > 0 && !options.compensate) throwInvalid(env, name, "0 without compensation", given);
+  };
+  readWeight("inputDriftWeight", options.inputDriftWeight);
+  readWeight("stateDriftWeight", options.stateDriftWeight);
 
   auto result = std::make_shared<QuantizedLinear>();
   return startJob(

@@ -88,13 +88,17 @@ Status fill(const NormSlot& slot, const NormSpec& spec, const BlockWeights& weig
 
 }  // namespace
 
-void TapTile::add(BlockTaps::Tap BlockTaps::*name, const float* x, size_t stride,
-                  FloatBuffer BlockScratch::*buffer, ThreadPool& pool) const {
-  const BlockTaps::Tap& tap = taps.*name;
-  if (!tap.hessian) return;
-  tap.hessian->add(x, tokens, stride, endingSequences, pool,
-                   {.original = original ? (original->*buffer).data() : nullptr,
-                    .tokenWeights = tap.tokenWeights ? tap.tokenWeights->data() + firstToken : nullptr});
+void TapTile::add(std::shared_ptr<Hessian> BlockTaps::*name, const float* x, size_t stride, Buffer buffer,
+                  ThreadPool& pool, const float* states, Buffer statesBuffer) const {
+  if (!(taps.*name)) return;
+  OriginalInputs inputs;
+  if (original) inputs.x = (original->*buffer).data();
+  if (original && states) {
+    inputs.states = (original->*statesBuffer).data();
+    inputs.quantizedStates = states;
+    inputs.stateSize = hidden;
+  }
+  (taps.*name)->add(x, tokens, stride, endingSequences, pool, inputs);
 }
 
 Status DecoderBlock::make(BlockSpec spec, const BlockWeights& weights, std::shared_ptr<DecoderBlock>& out) {
@@ -144,6 +148,7 @@ Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength
   const size_t sequences = tokens / sequenceLength, most = tileTokens();
   const DecoderBlock* original = taps ? taps->original : nullptr;
   BlockScratch originalScratch;
+  originalScratch.keepStates = true;
   // Whole sequences, several at a time; of longer sequences one chunk after the other, appended to its keys
   // and values.
   const size_t together = std::clamp<size_t>(most / sequenceLength, 1, std::max<size_t>(sequences, 1));
@@ -164,7 +169,7 @@ Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength
       std::optional<TapTile> tapTile;
       const bool ends = tile.start + tile.length == sequenceLength;
       if (taps)
-        tapTile.emplace(TapTile{*taps, firstToken, tile.tokens(), ends ? tile.sequences : 0,
+        tapTile.emplace(TapTile{*taps, tile.tokens(), spec_.hiddenSize, ends ? tile.sequences : 0,
                                 original ? &originalScratch : nullptr});
       runTile(states + at, tile, scratch.keyValues.data(), tapTile ? &*tapTile : nullptr, scratch, pool);
     }
@@ -215,7 +220,11 @@ void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues*
   prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
   float* attended = scratch.attended.reserve(tokens * spec_.queryWidth());
   attention(pool, spec_, tile, qkv, keyValues, attended, scratch.attention);
-  if (taps) taps->add(&BlockTaps::o, attended, spec_.queryWidth(), &BlockScratch::attended, pool);
+  if (taps)
+    taps->add(&BlockTaps::o, attended, spec_.queryWidth(), &BlockScratch::attended, pool,
+              postAttentionNorm_ ? nullptr : states, &BlockScratch::attentionStates);
+  if (scratch.keepStates)
+    std::copy_n(states, tokens * hidden, scratch.attentionStates.reserve(tokens * hidden));
   addOutput(o_, postAttentionNorm_, tokens, attended, spec_.queryWidth(), states, scratch, pool);
 }
 
@@ -229,7 +238,11 @@ void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& ti
   projectGateUp(pool, tokens, input, inner);
   activateRows(pool, spec_.activation, tokens, intermediate_, inner, gated ? inner + intermediate_ : nullptr,
                width);
-  if (taps) taps->add(&BlockTaps::down, inner, width, &BlockScratch::mlp, pool);
+  if (taps)
+    taps->add(&BlockTaps::down, inner, width, &BlockScratch::mlp, pool, postMlpNorm_ ? nullptr : states,
+              &BlockScratch::mlpStates);
+  if (scratch.keepStates)
+    std::copy_n(states, tokens * hidden, scratch.mlpStates.reserve(tokens * hidden));
   if (!taps) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
 }
 

@@ -32,13 +32,9 @@ struct BlockWeights {
 
 class DecoderBlock;
 
-/// The four inputs of a block's linear layers, and what is gathered of each.
+/// Hessians of the four inputs of a block's linear layers; null: not wanted.
 struct BlockTaps {
-  struct Tap {
-    std::shared_ptr<Hessian> hessian;                        // null: not wanted
-    std::shared_ptr<const std::vector<float>> tokenWeights;  // of all tokens; null: all count the same
-  };
-  Tap qkv, o, gateUp, down;
+  std::shared_ptr<Hessian> qkv, o, gateUp, down;
   /// The unquantized block and its states, which become its output: its inputs go to the Hessians beside
   /// those that the quantized blocks before have changed.
   const DecoderBlock* original = nullptr;
@@ -50,6 +46,9 @@ class GradientSink;      // decoder/gradients.h
 
 /// What a forward pass needs beside the states; reused from block to block.
 struct BlockScratch {
+  /// Keeps the states to which attention and MLP are added, for the taps of another block.
+  bool keepStates = false;
+  FloatBuffer attentionStates, mlpStates;
   FloatBuffer states, normed, mlpNormed, qkv, attended, output, mlp;
   RotaryTable rotary;
   std::vector<FloatBuffer> attention;
@@ -59,12 +58,14 @@ struct BlockScratch {
 /// A tile's share of the taps.
 struct TapTile {
   const BlockTaps& taps;
-  size_t firstToken, tokens, endingSequences;
+  size_t tokens, hidden, endingSequences;
   const BlockScratch* original;  // of the original block's pass over the tile: it holds its inputs
 
-  /// x [tokens] of row stride `stride`; `buffer`: where the original's pass holds the same input.
-  void add(BlockTaps::Tap BlockTaps::*name, const float* x, size_t stride, FloatBuffer BlockScratch::*buffer,
-           ThreadPool& pool) const;
+  using Buffer = FloatBuffer BlockScratch::*;
+  /// x [tokens] of row stride `stride`. `states` [tokens, hidden]: what the layer's output is added to, if it
+  /// is as it stands. `buffer`, `statesBuffer`: where the original's pass holds the same.
+  void add(std::shared_ptr<Hessian> BlockTaps::*name, const float* x, size_t stride, Buffer buffer,
+           ThreadPool& pool, const float* states = nullptr, Buffer statesBuffer = nullptr) const;
 };
 
 class DecoderBlock {

@@ -47,7 +47,7 @@ Status DecoderBlock::backward(const float* inputs, float* gradients, size_t toke
     const size_t token = first * sequenceLength;
     const TokenTile tokenTile{std::min(together, sequences - first), sequenceLength, 0};
     std::optional<TapTile> tapTile;
-    if (taps) tapTile.emplace(TapTile{*taps, token, tokenTile.tokens(), tokenTile.sequences, nullptr});
+    if (taps) tapTile.emplace(TapTile{*taps, tokenTile.tokens(), hidden, tokenTile.sequences, nullptr});
     const BackwardTile tile{tokenTile,
                             token,
                             inputs + token * hidden,

@@ -1,7 +1,6 @@
 #include "quant/hessian.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "cpu/gemm.h"
 
@@ -10,30 +9,23 @@ namespace slim {
 Hessian::Hessian(size_t size, size_t keepEvery) : size_(size), keepEvery_(keepEvery), sum_(size * size) {}
 
 void Hessian::add(const float* x, size_t tokens, size_t stride, size_t sequences, ThreadPool& pool,
-                  const InputExtras& extras) {
+                  const OriginalInputs& original) {
   std::unique_lock writing(access_);
-  std::vector<float> weighted, drift;
-  // Rows of `from`, less those of `minus`, times the roots of the weights.
-  const auto scaled = [&](const float* from, const float* minus) {
-    std::vector<float> out(tokens * size_);
+  // sum [width, size] += Σ (a − b)ᵀ x of rows [tokens, width].
+  const auto addDrift = [&](const float* a, const float* b, size_t width, size_t rowStride,
+                            std::vector<float>& sum) {
+    std::vector<float> drift(tokens * width);
     pool.parallelFor(tokens, [&](size_t t, int) {
-      const float root = extras.tokenWeights ? std::sqrt(extras.tokenWeights[t]) : 1.0f;
-      for (size_t j = 0; j < size_; ++j)
-        out[t * size_ + j] = root * (from[t * stride + j] - (minus ? minus[t * stride + j] : 0.0f));
+      for (size_t j = 0; j < width; ++j)
+        drift[t * width + j] = a[t * rowStride + j] - b[t * rowStride + j];
     });
-    return out;
+    sum.resize(width * size_);
+    gemm(pool, width, size_, tokens, Operand::columnMajor(drift.data(), width),
+         Operand::columnMajor(x, stride), sum.data(), size_, {.accumulate = true});
   };
-  if (extras.original) drift = scaled(extras.original, x);
-  if (extras.tokenWeights) {
-    weighted = scaled(x, nullptr);
-    x = weighted.data();
-    stride = size_;
-  }
-  if (extras.original) {
-    drift_.resize(size_ * size_);
-    gemm(pool, size_, size_, tokens, Operand::columnMajor(drift.data(), size_),
-         Operand::columnMajor(x, stride), drift_.data(), size_, {.accumulate = true});
-  }
+  if (original.x) addDrift(original.x, x, size_, stride, inputDrift_);
+  if (original.states)
+    addDrift(original.states, original.quantizedStates, original.stateSize, original.stateSize, stateDrift_);
   const Operand channels = Operand::columnMajor(x, stride);
   gemm(pool, size_, size_, tokens, channels, channels, sum_.data(), size_,
        {.accumulate = true, .upperOnly = true});

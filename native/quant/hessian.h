@@ -17,12 +17,13 @@ struct SalienceFactor {
   double damping;               // λ: 0.01, or more where that was not enough
 };
 
-/// What may come with inputs x.
-struct InputExtras {
-  /// The inputs x̃ that the original model would have given, in place of x; the same stride.
-  const float* original = nullptr;
-  /// [tokens] How much each token counts (mean 1): X becomes diag(√weights) X.
-  const float* tokenWeights = nullptr;
+/// What the original model has where the quantized one has inputs x.
+struct OriginalInputs {
+  const float* x = nullptr;  // x̃, the same stride as x
+  /// Where the layer's outputs are added to the states [tokens, stateSize]: these, of both models.
+  const float* states = nullptr;
+  const float* quantizedStates = nullptr;
+  size_t stateSize = 0;
 };
 
 class Hessian {
@@ -35,7 +36,7 @@ class Hessian {
 
   /// Adds x [tokens, size] (row stride `stride` elements), `sequences` whole sequences. Waits for readers.
   void add(const float* x, size_t tokens, size_t stride, size_t sequences, ThreadPool& pool,
-           const InputExtras& extras = {});
+           const OriginalInputs& original = {});
 
   /// While one is held, add() waits; what follows is called under it when another thread may add.
   std::shared_lock<std::shared_mutex> reading() const { return std::shared_lock(access_); }
@@ -46,7 +47,9 @@ class Hessian {
   const float* sum() const;
   float scale() const { return 2.0f / float(sequences_); }
   /// Σ (X̃ − X)ᵀ X [size, size]; empty where no original inputs came.
-  const std::vector<float>& drift() const { return drift_; }
+  const std::vector<float>& inputDrift() const { return inputDrift_; }
+  /// Σ (S̃ − S)ᵀ X [stateSize, size], S the states; empty where none came.
+  const std::vector<float>& stateDrift() const { return stateDrift_; }
   /// Σ x_j² of every channel [size].
   std::vector<float> diagonal() const;
   /// Kept rows, float32 [kept, size].
@@ -69,7 +72,7 @@ class Hessian {
   mutable std::shared_mutex access_;
   mutable std::vector<float>
       sum_;  // upper triangle of Σ XᵀX; below the diagonal its mirror image if mirrored_
-  std::vector<float> drift_;
+  std::vector<float> inputDrift_, stateDrift_;
   std::vector<float> samples_;
 
   mutable std::mutex derived_;  // guards what is computed from the sum at first use

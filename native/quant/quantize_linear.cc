@@ -70,20 +70,25 @@ void clearDeadChannels(std::vector<float>& w, const std::vector<uint8_t>& dead) 
 
 namespace {
 
-// The weight that gives from the drifted inputs X what W gives from the original X̃, in the least-squares
-// sense, is W X̃ᵀX (XᵀX)⁻¹ = W + W (X̃ − X)ᵀX (XᵀX)⁻¹; W moves by `share` of the second term. (GPTAQ,
-// arXiv 2504.02692, aims at the same inside GPTQ's sweep.) (H + λI)⁻¹ = UᵀU. `w` has lost the columns of dead
-// channels, which may have fired in X̃: `original` has not.
+// What the quantized model's inputs X and states S lack of the original's X̃ and S̃, the layer can make up for
+// in part: the weight W' that comes closest to S + X W'ᵀ = S̃ + X̃ Wᵀ in the least-squares sense is
+// W + [W (X̃ − X)ᵀX + (S̃ − S)ᵀX] (XᵀX)⁻¹, without the second term where the output is not added to states. W
+// moves by these shares of the terms. (H + λI)⁻¹ = UᵀU. `w` has lost the columns of dead channels, which may
+// have fired in X̃: `original` has not.
 void correctDrift(const std::vector<float>& original, size_t rows, const Hessian& hessian,
-                  const InverseFactor& factor, double share, ThreadPool& pool, std::vector<float>& w) {
+                  const InverseFactor& factor, const QuantizeLinearOptions& options, ThreadPool& pool,
+                  std::vector<float>& w) {
   const size_t n = hessian.size();
+  const std::vector<float>&inputs = hessian.inputDrift(), &states = hessian.stateDrift();
   std::vector<float> a(rows * n), b(rows * n);
-  gemm(pool, rows, n, n, Operand::rowMajor(original.data(), n),
-       Operand::columnMajor(hessian.drift().data(), n), a.data(), n);
-  gemm(pool, rows, n, n, Operand::rowMajor(a.data(), n), Operand::rowMajor(factor.upper.data(), n), b.data(),
-       n);
-  gemm(pool, rows, n, n, Operand::rowMajor(b.data(), n), Operand::columnMajor(factor.upper.data(), n),
-       w.data(), n, {.alpha = float(share * hessian.scale()), .accumulate = true});
+  gemm(pool, rows, n, n, Operand::rowMajor(original.data(), n), Operand::columnMajor(inputs.data(), n),
+       a.data(), n, {.alpha = float(options.inputDriftWeight)});
+  if (states.size() == a.size())
+    for (size_t i = 0; i < a.size(); ++i) a[i] += float(options.stateDriftWeight) * states[i];
+  const float* u = factor.upper.data();
+  gemm(pool, rows, n, n, Operand::rowMajor(a.data(), n), Operand::rowMajor(u, n), b.data(), n);
+  gemm(pool, rows, n, n, Operand::rowMajor(b.data(), n), Operand::columnMajor(u, n), w.data(), n,
+       {.alpha = hessian.scale(), .accumulate = true});
 }
 
 }  // namespace
@@ -132,8 +137,8 @@ Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const Quanti
     out.factorSeconds += stopwatch.seconds();
     out.damping = factor->damping;
   }
-  if (options.driftWeight > 0 && !hessian.drift().empty())
-    correctDrift(original, rows, hessian, *factor, options.driftWeight, pool, w);
+  if (options.compensate && !hessian.inputDrift().empty())
+    correctDrift(original, rows, hessian, *factor, options, pool, w);
   const std::vector<float> target = w;
   const std::vector<float> h = hessian.diagonal();
   GroupCodes codes;

@@ -18,8 +18,9 @@ struct QuantizeLinearOptions {
   Quantizer quantizer = Quantizer::MinMax;
   bool compensate = false;  // GPTQ
   Refinement refinement{.sweeps = 0};
-  /// How far W moves towards what makes up for the drift of the inputs: 0 not at all, 1 all the way.
-  double driftWeight = 0;
+  /// How far W moves towards what makes up for the drift of its inputs, and of the states that its output is
+  /// added to: 0 not at all, 1 all the way.
+  double inputDriftWeight = 0, stateDriftWeight = 0;
 };
 
 struct QuantizedLinear {

@@ -168,10 +168,10 @@ describe('the refinement', () => {
       [{ sweeps: 1, compensation: 'none' }, 'options.sweeps'],
       [{ sweeps: -1 }, 'options.sweeps'],
       [{ sweeps: 1.5 }, 'options.sweeps'],
-      [{ driftWeight: 0.5, compensation: 'none' }, 'options.driftWeight'],
-      [{ driftWeight: 1.1 }, 'options.driftWeight'],
-      [{ driftWeight: -0.1 }, 'options.driftWeight'],
-      [{ driftWeight: Number.NaN }, 'options.driftWeight'],
+      [{ inputDriftWeight: 0.5, compensation: 'none' }, 'options.inputDriftWeight'],
+      [{ inputDriftWeight: 1.1 }, 'options.inputDriftWeight'],
+      [{ inputDriftWeight: -0.1 }, 'options.inputDriftWeight'],
+      [{ inputDriftWeight: Number.NaN }, 'options.inputDriftWeight'],
     ] as const)
       expect(() => native.quantizeLinear(weight, hessian, { ...options, ...change }, 1)).toThrow(
         expect.objectContaining({ code: 'SLIM_INVALID_ARGUMENT', parameter }),
