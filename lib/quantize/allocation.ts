@@ -8,7 +8,7 @@ import type { CalibrationSamples } from '../calibration/samples.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import { addon, type NativeTensor, run } from '../native/addon.js'
 import type { StepContext } from './block.js'
-import { allocateBudget, type BudgetLayer, MOST_BITS, storedLayerBits } from './budget.js'
+import { allocateBudget, type BudgetLayer, checkBudget, MOST_BITS, storedLayerBits } from './budget.js'
 import { type FisherOptions, fisherInformation } from './fisher.js'
 import type { BitMap, Settings } from './options.js'
 import type { LayerPlan } from './plan.js'
@@ -25,57 +25,57 @@ export async function allocateByFisher(
   { plan, threads, signal }: Pick<StepContext, 'plan' | 'threads' | 'signal'>,
   walk: Pick<FisherOptions, 'spillFolder' | 'loadBlock' | 'onProgress'>,
 ): Promise<BitMap> {
+  const pools = budgetPools([...plan.values()], settings)
+  for (const { layers, budget } of pools) checkBudget(layers, budget) // before the long work
   const { seqLen } = samples
   const count = Math.min(FISHER_WINDOWS, samples.samples)
   const windows = { ...samples, samples: count, ids: samples.ids.subarray(0, count * seqLen) }
-  const layers = new Map<string, BudgetLayer>()
+  const errors = new Map<string, Float64Array>()
   await fisherInformation(checkpoint, spec, windows, {
     ...{ ...walk, threads, signal },
     hessians: { keepEvery: 0 },
     onBlock: async (block, weights, { fisher, hessians }) => {
-      for (const { name, role, tap, rows, cols } of block.linears) {
+      for (const { name, role, tap } of block.linears) {
         const { groupSize, skip, groupBits } = plan.get(name)!
         if (skip || groupBits) continue
-        const errors = await run(
-          addon().groupErrors(
-            weights.linears[role]!.weight as NativeTensor,
-            hessians[tap]!,
-            fisher.get(name)!,
-            { groupSize, quantizer: settings.recipe.quantizer, mostBits: MOST_BITS },
-            threads,
-          ),
-          signal,
+        const job = addon().groupErrors(
+          weights.linears[role]!.weight as NativeTensor,
+          hessians[tap]!,
+          fisher.get(name)!,
+          { groupSize, quantizer: settings.recipe.quantizer, mostBits: MOST_BITS },
+          threads,
         )
-        layers.set(name, { name, rows, cols, groupSize, errors })
+        errors.set(name, await run(job, signal))
       }
     },
   })
-  return allocate([...plan.values()], layers, settings)
+  const allocated: Record<string, number[]> = {}
+  for (const { layers, budget } of pools) {
+    const scored = layers.map((layer) => ({ ...layer, errors: errors.get(layer.name)! }))
+    for (const [name, groupBits] of allocateBudget(scored, budget)) allocated[name] = [...groupBits]
+  }
+  return allocated
 }
 
 /**
  * Layers with the same target share one budget: what all their groups at this width would store; those that
  * bitsPerWeight is for, as many bits a weight.
  */
-function allocate(
+function budgetPools(
   plan: readonly LayerPlan[],
-  layers: ReadonlyMap<string, BudgetLayer>,
   { bitsPerWeight }: Settings,
-): BitMap {
+): { layers: BudgetLayer[]; budget: number }[] {
   const pools = new Map<number | null, BudgetLayer[]>()
-  for (const { linear, bits, ownBits } of plan) {
-    const layer = layers.get(linear.name)
+  for (const { linear, bits, ownBits, groupSize, skip, groupBits } of plan) {
+    if (skip || groupBits) continue
+    const { name, rows, cols } = linear
     const target = bitsPerWeight === null || ownBits ? bits : null
-    if (layer) pools.set(target, [...(pools.get(target) ?? []), layer])
+    pools.set(target, [...(pools.get(target) ?? []), { name, rows, cols, groupSize }])
   }
-  const allocated: Record<string, number[]> = {}
-  for (const [target, pool] of pools) {
-    const sum = (of: (layer: BudgetLayer) => number) => pool.reduce((total, layer) => total + of(layer), 0)
-    const budget =
-      target === null
-        ? bitsPerWeight! * sum(({ rows, cols }) => rows * cols)
-        : sum((layer) => storedLayerBits(layer, target))
-    for (const [name, groupBits] of allocateBudget(pool, budget)) allocated[name] = [...groupBits]
-  }
-  return allocated
+  return [...pools].map(([target, layers]) => {
+    const sum = (of: (layer: BudgetLayer) => number) => layers.reduce((total, layer) => total + of(layer), 0)
+    const weights = sum(({ rows, cols }) => rows * cols)
+    const budget = target === null ? bitsPerWeight! * weights : sum((layer) => storedLayerBits(layer, target))
+    return { layers, budget }
+  })
 }

@@ -10,6 +10,7 @@
 import { SlimError } from '../errors.js'
 
 export const MOST_BITS = 8
+const WIDTHS = Array.from({ length: MOST_BITS }, (_, k) => k + 1)
 
 /** A layer whose groups share in a budget. */
 export interface BudgetLayer {
@@ -17,6 +18,9 @@ export interface BudgetLayer {
   rows: number
   cols: number
   groupSize: number
+}
+
+export interface ScoredLayer extends BudgetLayer {
   /** What b bits would cost group g: errors[g · MOST_BITS + b − 1]. */
   errors: Float64Array
 }
@@ -37,45 +41,47 @@ export function storedLayerBits(
   return groupWidths(cols, groupSize).reduce((sum, width) => sum + storedGroupBits(rows, width, bits), 0)
 }
 
-/**
- * The bits of every group, by layer name, that cost least within `budget` stored bits in all. SLIM_BUDGET where not
- * even the narrowest widths fit, or the widest leave some of it unspent.
- */
-export function allocateBudget(layers: readonly BudgetLayer[], budget: number): Map<string, Uint8Array> {
+/** SLIM_BUDGET where not even the narrowest widths fit, or the widest leave some of it unspent. */
+export function checkBudget(layers: readonly BudgetLayer[], budget: number): void {
+  const groups = layers.flatMap(({ rows, cols, groupSize }) =>
+    groupWidths(cols, groupSize).map((width) => WIDTHS.map((bits) => storedGroupBits(rows, width, bits))),
+  )
+  const least = groups.reduce((sum, stored) => sum + Math.min(...stored), 0)
+  const most = groups.reduce((sum, stored) => sum + Math.max(...stored), 0)
+  if (least <= budget && budget <= most) return
+  const weights = layers.reduce((sum, { rows, cols }) => sum + rows * cols, 0)
+  // Rounded inwards: what the message says can be met.
+  const perWeight = (bits: number, round: (x: number) => number) =>
+    (round((bits / weights) * 1e4) / 1e4).toFixed(4)
+  const range = `${perWeight(least, Math.ceil)} to ${perWeight(most, Math.floor)}`
+  const given = (budget / weights).toFixed(4)
+  throw new SlimError(
+    'SLIM_BUDGET',
+    `bitsPerWeight ${given} cannot be met with groups of 1 to ${MOST_BITS} bits, scales and zero points counted`,
+    {
+      parameter: 'bitsPerWeight',
+      expected: range,
+      received: given,
+      remedy: `Give ${range}; a larger groupSize, whose scales take less, lowers both`,
+    },
+  )
+}
+
+/** The bits of every group, by layer name, that cost least within `budget` stored bits in all, or SLIM_BUDGET. */
+export function allocateBudget(layers: readonly ScoredLayer[], budget: number): Map<string, Uint8Array> {
+  checkBudget(layers, budget)
   const groups = layers.flatMap((layer) =>
     groupWidths(layer.cols, layer.groupSize).map((width, index) => {
-      const points = Array.from({ length: MOST_BITS }, (_, k) => ({
-        bits: k + 1,
-        stored: storedGroupBits(layer.rows, width, k + 1),
-        error: layer.errors[index * MOST_BITS + k]!,
+      const points = WIDTHS.map((bits) => ({
+        bits,
+        stored: storedGroupBits(layer.rows, width, bits),
+        error: layer.errors[index * MOST_BITS + bits - 1]!,
       }))
       const hull = lowerHull(points)
-      return {
-        layer,
-        index,
-        hull,
-        bits: hull[0]!.bits,
-        ended: false,
-        most: Math.max(...points.map(({ stored }) => stored)),
-      }
+      return { layer, hull, bits: hull[0]!.bits, ended: false }
     }),
   )
   let stored = groups.reduce((sum, { hull }) => sum + hull[0]!.stored, 0)
-  const most = groups.reduce((sum, group) => sum + group.most, 0)
-  const weights = layers.reduce((sum, { rows, cols }) => sum + rows * cols, 0)
-  if (stored > budget || most < budget) {
-    const [least, greatest, given] = [stored, most, budget].map((bits) => (bits / weights).toFixed(4))
-    throw new SlimError(
-      'SLIM_BUDGET',
-      `A budget of ${given} stored bits per weight cannot be met with groups of 1 to ${MOST_BITS} bits`,
-      {
-        parameter: 'bitsPerWeight',
-        expected: `${least} to ${greatest}`,
-        received: given,
-        remedy: `Give ${least} to ${greatest}; a larger groupSize, whose scales take less, lowers both`,
-      },
-    )
-  }
   const edges = groups.flatMap((group) =>
     group.hull
       .slice(1)
@@ -89,7 +95,7 @@ export function allocateBudget(layers: readonly BudgetLayer[], budget: number): 
     group.bits = to.bits
     stored += to.stored - from.stored
   }
-  const bitsOf = (layer: BudgetLayer) =>
+  const bitsOf = (layer: ScoredLayer) =>
     groups.filter((group) => group.layer === layer).map(({ bits }) => bits)
   return new Map(layers.map((layer) => [layer.name, Uint8Array.from(bitsOf(layer))]))
 }

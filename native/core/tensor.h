@@ -93,7 +93,8 @@ using TensorPtr = std::shared_ptr<Tensor>;
 /// is a multiple of 32.
 void readRow(DType dtype, const uint8_t* row, size_t start, size_t count, float* out);
 
-/// The same values in another float dtype (round to nearest even). `dtype` must be F32, F16 or BF16. Spilled as by Tensor::allocate.
+/// The same values in another float dtype (round to nearest even). `dtype` must be F32, F16 or BF16. Spilled
+/// as by Tensor::allocate.
 Status convert(const Tensor& source, DType dtype, ThreadPool& pool, const CancelFlag& cancelled,
                TensorPtr& out, const std::string& spillDirectory = "");
 

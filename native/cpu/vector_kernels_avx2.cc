@@ -9,8 +9,8 @@
 
 #include "decoder/kernels.h"
 #include "decoder/kv_cache.h"
-#include "quant/scale_search.h"
 #include "quant/refinement.h"
+#include "quant/scale_search.h"
 #include "quant/softmax_divergence.h"
 #include "quant/wide_scale_search.h"
 
@@ -30,9 +30,9 @@ inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c
 inline Vector exponent(Vector x) { return __builtin_convertvector((IntVector(x) >> 23) - 127, Vector); }
 inline Vector mantissa(Vector x) { return Vector((IntVector(x) & 0x7fffff) | 0x3f800000); }
 
+#include "cpu/refinement.inl"
 #include "cpu/scale_search.inl"
 #include "cpu/wide_scale_search.inl"
-#include "cpu/refinement.inl"
 
 }  // namespace
 

@@ -9,8 +9,8 @@
 
 #include "decoder/kernels.h"
 #include "decoder/kv_cache.h"
-#include "quant/scale_search.h"
 #include "quant/refinement.h"
+#include "quant/scale_search.h"
 #include "quant/softmax_divergence.h"
 #include "quant/wide_scale_search.h"
 
@@ -33,9 +33,9 @@ inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c
 inline Vector exponent(Vector x) { return _mm512_getexp_ps(x); }
 inline Vector mantissa(Vector x) { return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
 
+#include "cpu/refinement.inl"
 #include "cpu/scale_search.inl"
 #include "cpu/wide_scale_search.inl"
-#include "cpu/refinement.inl"
 
 }  // namespace
 

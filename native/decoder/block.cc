@@ -238,7 +238,8 @@ void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues*
   addOutput(o_, postAttentionNorm_, tokens, attended, spec_.queryWidth(), states, scratch, pool);
 }
 
-void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps, Until until, BlockScratch& scratch, ThreadPool& pool) const {
+void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps,
+                          Until until, BlockScratch& scratch, ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
   if (taps) taps->add(&BlockTaps::gateUp, input, hidden, &BlockScratch::mlpNormed, pool);
   if (until == Until::GateUp) return;

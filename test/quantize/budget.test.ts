@@ -1,9 +1,10 @@
 import { describe, expect, it } from 'vitest'
+import type { SlimError } from '../../lib/errors.js'
 import { addon, run } from '../../lib/native/addon.js'
 import {
   allocateBudget,
-  type BudgetLayer,
   MOST_BITS,
+  type ScoredLayer,
   storedGroupBits,
   storedLayerBits,
 } from '../../lib/quantize/budget.js'
@@ -15,7 +16,7 @@ interface Choice {
 }
 
 /** Every group of the layers, as its choices by bits − 1. */
-function groupsOf(layers: readonly BudgetLayer[]): Choice[][] {
+function groupsOf(layers: readonly ScoredLayer[]): Choice[][] {
   return layers.flatMap(({ rows, cols, groupSize, errors }) =>
     Array.from({ length: Math.ceil(cols / groupSize) }, (_, g) =>
       Array.from({ length: MOST_BITS }, (_, k) => ({
@@ -27,7 +28,7 @@ function groupsOf(layers: readonly BudgetLayer[]): Choice[][] {
 }
 
 /** Totals of every allocation there is. */
-function everyAllocation(layers: readonly BudgetLayer[]): Choice[] {
+function everyAllocation(layers: readonly ScoredLayer[]): Choice[] {
   return groupsOf(layers).reduce<Choice[]>(
     (totals, choices) =>
       totals.flatMap((total) =>
@@ -37,7 +38,7 @@ function everyAllocation(layers: readonly BudgetLayer[]): Choice[] {
   )
 }
 
-function totalOf(layers: readonly BudgetLayer[], allocation: ReadonlyMap<string, Uint8Array>): Choice {
+function totalOf(layers: readonly ScoredLayer[], allocation: ReadonlyMap<string, Uint8Array>): Choice {
   const bits = layers.flatMap(({ name }) => [...allocation.get(name)!])
   return groupsOf(layers).reduce(
     ({ stored, error }, choices, g) => ({
@@ -61,7 +62,7 @@ function hullOf(all: readonly Choice[]): Choice[] {
 }
 
 /** Errors that fall about fourfold a bit, with groups that matter more; now and then they rise, or are all zero. */
-function randomLayers(seed: number, shapes: [number, number, number][]): BudgetLayer[] {
+function randomLayers(seed: number, shapes: [number, number, number][]): ScoredLayer[] {
   const random = uniform(seed)
   return shapes.map(([rows, cols, groupSize], index) => ({
     ...{ name: `layer.${index}`, rows, cols, groupSize },
@@ -193,20 +194,25 @@ describe('allocateBudget', () => {
     ])
     const weights = 16 * 64 + 5 * 33
     const stored = everyAllocation(layers).map((choice) => choice.stored)
-    const range = [Math.min(...stored), Math.max(...stored)].map((bits) => (bits / weights).toFixed(4)) as [
-      string,
-      string,
-    ]
-    for (const budget of [Math.min(...stored) - 1, Math.max(...stored) + 1, 0])
-      expect(() => allocateBudget(layers, budget)).toThrow(
-        expect.objectContaining({
-          code: 'SLIM_BUDGET',
-          parameter: 'bitsPerWeight',
-          expected: `${range[0]} to ${range[1]}`,
-          received: (budget / weights).toFixed(4),
-          message: expect.stringContaining(range[0]),
-        }),
-      )
+    for (const budget of [Math.min(...stored) - 1, Math.max(...stored) + 1, 0]) {
+      let error: unknown
+      try {
+        allocateBudget(layers, budget)
+      } catch (caught) {
+        error = caught
+      }
+      expect(error).toMatchObject({
+        code: 'SLIM_BUDGET',
+        parameter: 'bitsPerWeight',
+        received: (budget / weights).toFixed(4),
+        message: expect.stringMatching(/bitsPerWeight .* Give \d/),
+      })
+      const [least, most] = (error as SlimError).expected!.split(' to ').map(Number) as [number, number]
+      expect(least - Math.min(...stored) / weights).toBeLessThan(1e-4)
+      expect(Math.max(...stored) / weights - most).toBeLessThan(1e-4)
+      // What it says can be met can be.
+      for (const bitsPerWeight of [least, most]) allocateBudget(layers, bitsPerWeight * weights)
+    }
     for (const budget of [Math.min(...stored), Math.max(...stored)])
       expect(totalOf(layers, allocateBudget(layers, budget)).stored).toBeLessThanOrEqual(budget)
   })

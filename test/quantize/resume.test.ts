@@ -9,19 +9,7 @@ import { temporaryFolder } from '../support/temporary.js'
 const folder = temporaryFolder()
 const cli = path.join(packageRoot(), 'dist', 'cli', 'main.js')
 const args = (output: string) => [
-  ...[
-    cli,
-    'quantize',
-    demo,
-    '--output',
-    output,
-    '--method',
-    'slim-paper',
-    '--bits',
-    '2',
-    '--group-size',
-    '32',
-  ],
+  ...[cli, 'quantize', demo, '--output', output, '--method', 'slim', '--bits', '2', '--group-size', '32'],
   ...['--calibration', calibrationFile, '--samples', '16', '--seq-len', '256', '--threads', '2', '--json'],
 ]
 
@@ -71,6 +59,24 @@ describe('a killed run', () => {
     expect(kills).toBe(10)
     expect(resumed).toBeGreaterThan(0)
   }, 300_000)
+
+  it('killed while it measures sensitivities, begins anew and ends in the same bytes', async () => {
+    const output = path.join(folder, 'sensitivity')
+    const child = spawn(process.execPath, args(output), { stdio: ['ignore', 'pipe', 'ignore'] })
+    let stdout = ''
+    child.stdout.on('data', (chunk) => {
+      stdout += chunk
+      if (stdout.includes('"block":3,"blocks":6,"phase":"sensitivity"')) child.kill('SIGKILL')
+    })
+    const signal = await new Promise((resolve) => child.on('exit', (_, signal) => resolve(signal)))
+    expect(signal).toBe('SIGKILL')
+    expect(stdout).not.toContain('"phase":"calibrate"')
+    expect(existsSync(output)).toBe(false)
+    const again = spawnSync(process.execPath, args(output), { encoding: 'utf8' })
+    expect(again.status).toBe(0)
+    expect(again.stdout).toContain('"phase":"sensitivity"')
+    expect(contentHashes(output)).toEqual(contentHashes(whole))
+  })
 
   it('with a torn journal line and a damaged shard does those blocks again', async () => {
     const output = path.join(folder, 'torn')
