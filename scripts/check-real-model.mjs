@@ -45,9 +45,12 @@ try {
     ['3-bit GPTQ', 3, 'gptq', 72, 100],
     ['3-bit SliM-LLM', 3, 'slim-paper', 66, 88],
     ['2-bit SliM-LLM', 2, 'slim-paper', 300, 2500],
+    ['2-bit slim', 2, 'slim', 45, 130],
   ]) {
     const report = await make(name, bits, method)
-    check(`${name}, stored bits a weight`, report.storedBitsPerWeight, bits + 0.28, bits + 0.36)
+    // slim never stores more than uniform groups would: 2.2815 at two bits.
+    const most = method === 'slim' ? 0.2815 : 0.36
+    check(`${name}, stored bits a weight`, report.storedBitsPerWeight, bits + 0.278, bits + most)
     measured[name] = await perplexity(report.output)
     check(`${name}, perplexity`, measured[name], low, high)
   }

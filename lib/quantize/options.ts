@@ -118,7 +118,7 @@ const RECIPES: Record<Method, Recipe> = {
   gptq: { allocation: 'uniform', quantizer: 'minmax', compensation: 'gptq', ...PLAIN },
   'slim-paper': { allocation: 'sba', quantizer: 'sqc', compensation: 'gptq', ...PLAIN },
   slim: {
-    ...{ allocation: 'fisher', quantizer: 'wide', compensation: 'gptq', sequential: true, sweeps: 4 },
+    ...{ allocation: 'fisher', quantizer: 'wide', compensation: 'gptq', sequential: true, sweeps: 8 },
     ...{ inputDriftWeight: 0.25, stateDriftWeight: 0.25 },
   },
 }

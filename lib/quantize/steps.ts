@@ -1,5 +1,5 @@
 /** The steps of the method one by one (METHODS.md's equations; see docs/methods.md), on plain arrays. */
-import { addon, run } from '../native/addon.js'
+import { addon, type Quantizer, run } from '../native/addon.js'
 import { checkThreads } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import { fromMatrix, type Matrix, type StepOptions } from '../native/matrix.js'
@@ -57,7 +57,8 @@ export async function allocateBits(
 }
 
 /**
- * Quantizes by scales alone, without error feedback: `minmax` is RTN, `sqc` searches the range of every (row, group).
+ * Quantizes by scales alone, without error feedback: `minmax` is RTN, `sqc` searches the range of every (row, group),
+ * `wide` scales and zero points beyond it.
  * @param groupBits bits of every group, 1 – 8
  */
 export async function fitGroups(
@@ -68,7 +69,7 @@ export async function fitGroups(
     quantizer = 'minmax',
     threads,
     signal,
-  }: StepOptions & { groupSize: number; quantizer?: 'minmax' | 'sqc' },
+  }: StepOptions & { groupSize: number; quantizer?: Quantizer },
 ): Promise<PackedMatrix> {
   using inputs = new Handles()
   const job = addon().fitGroups(
@@ -93,7 +94,7 @@ export async function gptq(
     quantizer = 'sqc',
     threads,
     signal,
-  }: StepOptions & { groupSize: number; quantizer?: 'minmax' | 'sqc' },
+  }: StepOptions & { groupSize: number; quantizer?: Quantizer },
 ): Promise<PackedMatrix> {
   using inputs = new Handles()
   const job = addon().gptq(

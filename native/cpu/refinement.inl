@@ -38,14 +38,12 @@ void descendCodes(float* gradient, size_t width, const float* h, size_t stride, 
       const float* row = h + j * stride;
       const Vector level = load(levels + j * kLanes + r);
       const Vector step = load(gradient + j * kLanes + r) / row[j];
-      Vector moved;
-      if (oneBit) {
-        const Vector target = fma(s, level, step);  // less the mean
-        moved = target > 0.0f ? Vector{} + 1.0f : target < 0.0f ? Vector{} - 1.0f : level;
-      } else {
-        const Vector target = smaller(larger(fma(s, level, step) / s, least), greatest);
-        moved = (target + rounder) - rounder;
-      }
+      const Vector target = fma(s, level, step);  // 1 bit: less the mean
+      Vector moved = level;
+      if (oneBit)
+        moved = target > 0.0f ? broadcast(1) : target < 0.0f ? broadcast(-1) : level;
+      else
+        moved = smaller(larger(target / s, least), greatest) + rounder - rounder;
       const Vector change = s * (level - moved);
       if (!anyNonZero(change)) continue;
       store(levels + j * kLanes + r, moved);
