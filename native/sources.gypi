@@ -33,6 +33,7 @@
       "native/decoder/attention_backward.cc",
       "native/decoder/block.cc",
       "native/decoder/block_backward.cc",
+      "native/decoder/block_stages.cc",
       "native/decoder/embedding.cc",
       "native/decoder/gradients.cc",
       "native/decoder/head_gradient.cc",

@@ -140,24 +140,45 @@ export interface BlockWeights {
   norms: Partial<Record<NormRole, { weight: NativeTensor; bias?: NativeTensor }>>
 }
 
+/**
+ * A forward pass over all tokens that halts before each input of linear layers: F32 tensors of as many rows, the states
+ * [tokens, hidden], the outputs of the attention's heads [tokens, query width], the MLP's inner values
+ * [tokens, intermediate].
+ */
+export interface StagedPass {
+  states: NativeTensor
+  attended: NativeTensor
+  inner: NativeTensor
+}
+
 /** One decoder block: spec and weights. The weights are shared, not copied. */
 export interface NativeDecoderBlock {
   /**
    * Runs the block on states [tokens, hidden] float32: whole sequences of `sequenceLength` tokens, one after the
-   * other. With `taps`, the inputs of the linear layers are added to the Hessians, nothing is computed beyond the last
-   * of them, and states are left as they are; without, states are replaced by the block's output.
+   * other. With `taps`, the inputs of the linear layers are added to the Hessians, and states are left as they are
+   * (the last product is not computed); without, states are replaced by the block's output.
    */
   forward(
     states: NativeTensor,
     options: {
       sequenceLength: number
       taps?: Partial<Record<TapName, NativeHessian>>
-      /**
-       * With taps: the unquantized block, run on its own states S̃ (replaced by its output if `advance`). What its inputs differ by,
-       * Σ (X̃ − X)ᵀX, and of o and down also its states, Σ (S̃ − S)ᵀX, go to the Hessians, for the drift weights of
-       * quantizeLinear.
-       */
-      original?: { block: NativeDecoderBlock; states: NativeTensor; advance: boolean }
+    },
+    threads: number,
+  ): NativeJob<void>
+  /**
+   * One stage of a pass, with this block's weights: computes the inputs of the layers on a tap from what the stages
+   * before have left, or ('end') turns the states into the block's output. The stages are run in the order qkv, o,
+   * gateUp, down, end. The inputs are added to the Hessian; beside the original block on its own pass, also what they
+   * differ by, Σ (X̃ − X)ᵀX, and for o and down what the states do, Σ (S̃ − S)ᵀX: the drift of quantizeLinear.
+   */
+  stage(
+    name: TapName | 'end',
+    options: {
+      sequenceLength: number
+      pass: StagedPass
+      hessian?: NativeHessian
+      original?: { block: NativeDecoderBlock; pass: StagedPass }
     },
     threads: number,
   ): NativeJob<void>

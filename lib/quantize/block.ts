@@ -5,11 +5,11 @@ import { SlimError } from '../errors.js'
 import {
   addon,
   type BlockWeights,
-  type NativeDecoderBlock,
   type NativeHessian,
   type NativeJob,
   type NativeTensor,
-  run,
+  run as runJob,
+  type StagedPass,
   type TapName,
 } from '../native/addon.js'
 import { Handles } from '../native/handles.js'
@@ -28,28 +28,34 @@ export interface StepContext {
   threads: number
   signal?: AbortSignal
   onLayer?: (name: string) => void
+  onPropagate?: () => void
 }
 
-/** The hidden states [samples × seqLen, hidden] that enter the next block, and how long a sequence is. */
+/** The calibration windows on their way through the blocks. */
 export interface CalibrationStates {
-  states: NativeTensor
-  /** The states that the unquantized blocks give, where weights make up for the drift between the two. */
-  originalStates: NativeTensor | null
   samples: CalibrationSamples
+  /** [samples × seqLen, hidden]: what enters the next block. */
+  states: NativeTensor
+  /** Of a sequential recipe: the passes that halt inside blocks; `pass.states` is `states`. */
+  staged: StagedCalibration | null
+}
+
+export interface StagedCalibration {
+  pass: StagedPass
+  /** Of the unquantized blocks, where layers make up for the drift between the two. */
+  original: StagedPass | null
 }
 
 /** SBA's KL looks at about this many tokens (as the public code's figures: every eighth of 64 × 512). */
 const SALIENCE_TOKENS = 4096
 
-/**
- * The inputs of linear layers in the order in which layers see each other's outputs: of a sequential recipe each is
- * gathered with the layers before it quantized, else all are with none.
- */
-const INPUTS: TapName[] = ['qkv', 'o', 'gateUp', 'down']
+/** The inputs of linear layers in the order in which layers see each other's outputs. */
+const STAGES: TapName[] = ['qkv', 'o', 'gateUp', 'down']
 
 /**
- * Quantizes every planned layer of the block and puts the packed matrix in place of the weight. The states stay as they
- * are; the original states, if any, become the original block's output.
+ * Quantizes every planned layer of the block, puts the packed matrix in place of the weight, and replaces the states by
+ * the output of the block. Of a sequential recipe the inputs of a layer are gathered with the layers before it
+ * quantized, else with none.
  */
 export async function quantizeBlock(
   block: DecoderBlockSpec,
@@ -58,35 +64,57 @@ export async function quantizeBlock(
   context: StepContext,
   seconds: Seconds,
 ): Promise<LayerReport[]> {
-  const layers: LayerReport[] = []
-  if (!calibration) {
-    await quantizeLayers(block.linears, weights, null, { ...context, layers }, seconds)
-    return layers
-  }
+  if (!calibration) return quantizeLayers(block.linears, weights, null, context, seconds)
+  if (calibration.staged) return quantizeInStages(block, weights, calibration, context, seconds)
   using handles = new Handles()
-  const original = handles.own(new (addon().DecoderBlock)(block.spec, weights))
-  for (const stage of context.recipe.sequential ? INPUTS.map((input) => [input]) : [INPUTS]) {
-    const linears = block.linears.filter(({ tap }) => stage.includes(tap))
-    const advance = stage.includes('down')
-    using hessians = new Handles()
-    const taps = newHessians(linears, calibration, context.recipe)
-    for (const hessian of Object.values(taps)) hessians.own(hessian)
-    const gather = () => forward(block, weights, calibration, context, { taps, original, advance })
-    await timed(seconds, 'calibrate', gather)
-    await quantizeLayers(linears, weights, taps, { ...context, layers }, seconds)
+  const taps = newHessians(block.linears, calibration, context.recipe, handles)
+  await timed(seconds, 'calibrate', () => forward(block, weights, calibration, context, taps))
+  const layers = await quantizeLayers(block.linears, weights, taps, context, seconds)
+  context.onPropagate?.()
+  await timed(seconds, 'propagate', () => forward(block, weights, calibration, context))
+  return layers
+}
+
+async function quantizeInStages(
+  block: DecoderBlockSpec,
+  weights: BlockWeights,
+  { staged, samples }: CalibrationStates,
+  context: StepContext,
+  seconds: Seconds,
+): Promise<LayerReport[]> {
+  const { pass, original } = staged!
+  using handles = new Handles()
+  const originalBlock = handles.own(new (addon().DecoderBlock)(block.spec, weights))
+  const run = async (stage: TapName | 'end', hessian?: NativeHessian) => {
+    using own = new Handles()
+    const native = own.own(new (addon().DecoderBlock)(block.spec, weights))
+    const beside = original ? { block: originalBlock, pass: original } : undefined
+    const options = { sequenceLength: samples.seqLen, pass, hessian, original: beside }
+    await runJob(native.stage(stage, options, context.threads), context.signal)
   }
+  const layers: LayerReport[] = []
+  for (const stage of STAGES) {
+    using own = new Handles()
+    const linears = block.linears.filter(({ tap }) => tap === stage)
+    const taps = newHessians(linears, { samples }, context.recipe, own)
+    await timed(seconds, 'calibrate', () => run(stage, taps[stage]))
+    layers.push(...(await quantizeLayers(linears, weights, taps, context, seconds)))
+  }
+  context.onPropagate?.()
+  await timed(seconds, 'propagate', () => run('end'))
   return layers
 }
 
 /** A Hessian for each distinct input; those of SBA keep some of their rows. */
 function newHessians(
   linears: readonly LinearSpec[],
-  { samples }: CalibrationStates,
+  { samples }: Pick<CalibrationStates, 'samples'>,
   { allocation }: Recipe,
+  handles: Handles,
 ): Hessians {
   const keepEvery = allocation === 'sba' ? Math.max(1, Math.floor(samples.ids.length / SALIENCE_TOKENS)) : 0
   const taps: Hessians = {}
-  for (const { tap, cols } of linears) taps[tap] ??= new (addon().Hessian)(cols, keepEvery)
+  for (const { tap, cols } of linears) taps[tap] ??= handles.own(new (addon().Hessian)(cols, keepEvery))
   return taps
 }
 
@@ -94,9 +122,10 @@ async function quantizeLayers(
   linears: readonly LinearSpec[],
   weights: BlockWeights,
   hessians: Hessians | null,
-  { layers, ...context }: StepContext & { layers: LayerReport[] },
+  context: StepContext,
   seconds: Seconds,
-): Promise<void> {
+): Promise<LayerReport[]> {
+  const layers: LayerReport[] = []
   for (const { role, name, tap } of linears) {
     const layer = context.plan.get(name)!
     if (layer.skip) continue
@@ -112,17 +141,7 @@ async function quantizeLayers(
     seconds.layers[name] = secondsSince(started)
     layers.push(layerReport(name, result.packed, result))
   }
-}
-
-/** Replaces the states by the output of the block. */
-export function propagate(
-  block: DecoderBlockSpec,
-  weights: BlockWeights,
-  calibration: CalibrationStates,
-  context: StepContext,
-  seconds: Seconds,
-): Promise<void> {
-  return timed(seconds, 'propagate', () => forward(block, weights, calibration, context))
+  return layers
 }
 
 async function quantizeLayer(
@@ -157,35 +176,23 @@ async function fitLayer(
   return { packed, groupBits, ...NOTHING_MEASURED }
 }
 
-/** What a forward pass for the Hessians is given. */
-interface Gathering {
-  taps: Hessians
-  original: NativeDecoderBlock
-  /** The original states become the original block's output. */
-  advance: boolean
-}
-
-async function forward(
+/** Replaces the states by the output of the block; with taps, gathers the inputs of its layers instead. */
+export async function forward(
   block: DecoderBlockSpec,
   weights: BlockWeights,
-  { states, originalStates, samples }: CalibrationStates,
-  { threads, signal }: StepContext,
-  gathering?: Gathering,
+  { states, samples }: Pick<CalibrationStates, 'states' | 'samples'>,
+  { threads, signal }: Pick<StepContext, 'threads' | 'signal'>,
+  taps?: Hessians,
 ): Promise<void> {
   using handles = new Handles()
   const native = handles.own(new (addon().DecoderBlock)(block.spec, weights))
-  const original =
-    gathering && originalStates
-      ? { block: gathering.original, states: originalStates, advance: gathering.advance }
-      : undefined
-  const options = { sequenceLength: samples.seqLen, taps: gathering?.taps, original }
-  await run(native.forward(states, options, threads), signal)
+  await runJob(native.forward(states, { sequenceLength: samples.seqLen, taps }, threads), signal)
 }
 
 /** Errors of a layer's step name its weight. */
 async function forLayer<T>(name: string, job: NativeJob<T>, signal?: AbortSignal): Promise<T> {
   try {
-    return await run(job, signal)
+    return await runJob(job, signal)
   } catch (error) {
     throw error instanceof SlimError
       ? new SlimError(error.code, `${name}: ${error.message}`, {

@@ -254,6 +254,8 @@ function checkParts(recipe: Recipe): void {
       throw SlimError.invalidArgument(part, 'a number from 0 to 1', value)
     if (compensation === 'none' && value !== 0)
       throw SlimError.invalidArgument(part, '0 for a method without GPTQ', value)
+    if (part !== 'sweeps' && !recipe.sequential && value !== 0)
+      throw SlimError.invalidArgument(part, '0 for a method whose calibration is not sequential', value)
   }
 }
 

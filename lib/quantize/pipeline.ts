@@ -34,8 +34,8 @@ import {
 } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
 import { allocateByFisher } from './allocation.js'
-import { type CalibrationStates, propagate, quantizeBlock, type StepContext } from './block.js'
-import { embedSamples } from './embed.js'
+import { type CalibrationStates, forward, quantizeBlock, type StepContext } from './block.js'
+import { embedSamples, SPILL_BYTES } from './embed.js'
 import {
   type BitMap,
   type QuantizeOptions,
@@ -224,20 +224,35 @@ class Quantization {
 
   private async quantizeBlocks(): Promise<void> {
     const { samples, spec } = this
-    const { inputDriftWeight, stateDriftWeight } = this.settings.recipe
     using handles = new Handles()
-    const embed = async (samples: CalibrationSamples) => {
-      const options = { ...this.context, spillFolder: this.writer.folder }
-      return handles.own(await embedSamples(this.checkpoint, spec, samples, options))
-    }
-    const calibration = samples && {
-      samples,
-      states: await embed(samples),
-      originalStates: inputDriftWeight + stateDriftWeight > 0 ? await embed(samples) : null,
-    }
+    const calibration = samples && (await this.startCalibration(samples, handles))
     await this.replayJournaled(calibration)
     for (const block of spec.blocks.slice(this.writer.done.length - 1))
       await this.quantizeBlock(block, calibration)
+  }
+
+  private async startCalibration(samples: CalibrationSamples, handles: Handles): Promise<CalibrationStates> {
+    const { sequential, inputDriftWeight, stateDriftWeight } = this.settings.recipe
+    const { blocks } = this.spec
+    const tokens = samples.ids.length
+    const spillFolder = this.writer.folder
+    const embed = async () =>
+      handles.own(await embedSamples(this.checkpoint, this.spec, samples, { ...this.context, spillFolder }))
+    const values = (width: number) => {
+      const spill = tokens * width * 4 > SPILL_BYTES ? spillFolder : null
+      return handles.own(addon().allocateTensor('F32', [tokens, width], spill))
+    }
+    const { spec, linears } = blocks[0]!
+    const inner = linears.find(({ role }) => role === 'down')!.cols
+    const startPass = async () => ({
+      states: await embed(),
+      attended: values(spec.heads * spec.headDim),
+      inner: values(inner),
+    })
+    if (!sequential) return { samples, states: await embed(), staged: null }
+    const pass = await startPass()
+    const original = inputDriftWeight + stateDriftWeight > 0 ? await startPass() : null
+    return { samples, states: pass.states, staged: { pass, original } }
   }
 
   /** Of blocks that an interrupted run has finished, only the effect on the states is needed. */
@@ -248,36 +263,31 @@ class Quantization {
     for (const block of blocks) {
       this.progress(block, 'propagate')
       const weights = await loadBlockWeights(done, block)
-      await propagate(block, weights, calibration, this.context, noSeconds())
+      await forward(block, weights, calibration, this.context)
       disposeWeights(weights)
-      if (calibration.originalStates)
-        await this.replayOriginal(block, calibration.originalStates, calibration)
+      if (calibration.staged?.original)
+        await this.replayOriginal(block, { ...calibration, states: calibration.staged.original.states })
     }
   }
 
-  private async replayOriginal(
-    block: DecoderBlockSpec,
-    states: NativeTensor,
-    { samples }: CalibrationStates,
-  ): Promise<void> {
+  private async replayOriginal(block: DecoderBlockSpec, calibration: CalibrationStates): Promise<void> {
     const weights = await loadBlockWeights(this.checkpoint, block)
-    await propagate(block, weights, { states, originalStates: null, samples }, this.context, noSeconds())
+    await forward(block, weights, calibration, this.context)
     disposeWeights(weights)
   }
 
   private async quantizeBlock(block: DecoderBlockSpec, calibration: CalibrationStates | null): Promise<void> {
     const started = performance.now()
     const seconds = noSeconds()
-    const context = { ...this.context, onLayer: (layer: string) => this.progress(block, 'quantize', layer) }
+    const context = {
+      ...this.context,
+      onLayer: (layer: string) => this.progress(block, 'quantize', layer),
+      onPropagate: () => this.progress(block, 'propagate'),
+    }
     const weights = await this.loadBlock(block)
     try {
       this.progress(block, 'calibrate')
       const layers = await quantizeBlock(block, weights, calibration, context, seconds)
-      const isLast = block.index === this.spec.blocks.length - 1
-      if (calibration && !isLast) {
-        this.progress(block, 'propagate')
-        await propagate(block, weights, calibration, context, seconds)
-      }
       const elapsed = secondsSince(started)
       await this.writer.writeShard(blockEntries(block, weights), { layers, seconds, elapsed })
     } finally {

@@ -154,33 +154,89 @@ Napi::Value DecoderBlockObject::forward(const Napi::CallbackInfo& info) {
   const auto options = asObject(info[1], "options");
   const size_t sequenceLength = asSize(options.Get("sequenceLength"), "sequenceLength", 1);
   auto taps = asTaps(options.Get("taps"), *block_);
+  auto pool = asThreads(info[2]);
+  return startJob(
+      env,
+      [=, block = block_](const CancelFlag& cancelled) {
+        BlockScratch scratch;
+        return block->forward(states->as<float>(), states->rows(), sequenceLength, taps.get(), scratch, *pool,
+                              cancelled);
+      },
+      [](Napi::Env e) { return e.Undefined(); });
+}
+
+namespace {
+
+// The tensors of a staged pass, and the pass that points into them.
+struct StagedTensors {
+  TensorPtr states, attended, inner;
+
+  StagedPass pass() const { return {states->as<float>(), attended->as<float>(), inner->as<float>()}; }
+};
+
+StagedTensors asStagedTensors(const Napi::Value& value, const std::string& name, const DecoderBlock& block) {
+  const auto object = asObject(value, name);
+  size_t tokens = 0;
+  const auto tensor = [&](const char* part, size_t cols) {
+    const Napi::Value given = object.Get(part);
+    TensorPtr t = asTensor(given, name + "." + part);
+    if (tokens == 0) tokens = t->rows();
+    if (t->dtype() != DType::F32 || t->shape().size() != 2 || t->rows() != tokens || t->cols() != cols)
+      throw toError(value.Env(), Status::invalidArgument(
+                                     name + "." + part,
+                                     "F32 [" + std::to_string(tokens) + ", " + std::to_string(cols) + "]",
+                                     describeShape(*t)));
+    return t;
+  };
+  return {tensor("states", block.spec().hiddenSize), tensor("attended", block.spec().queryWidth()),
+          tensor("inner", block.intermediateSize())};
+}
+
+}  // namespace
+
+// stage(name, { sequenceLength, pass, hessian?, original?: { block, pass } }, threads): NativeJob<void>
+Napi::Value DecoderBlockObject::stage(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  if (!block_) throw toError(env, Status::error("SLIM_DISPOSED", "The decoder block is disposed"));
+  const auto stage = asEnum<Stage>(info[0], "stage",
+                                   {{"qkv", Stage::Qkv},
+                                    {"o", Stage::O},
+                                    {"gateUp", Stage::GateUp},
+                                    {"down", Stage::Down},
+                                    {"end", Stage::End}});
+  const auto options = asObject(info[1], "options");
+  const size_t sequenceLength = asSize(options.Get("sequenceLength"), "sequenceLength", 1);
+  const StagedTensors tensors = asStagedTensors(options.Get("pass"), "pass", *block_);
+  const size_t sizes[] = {block_->spec().hiddenSize, block_->spec().queryWidth(), block_->spec().hiddenSize,
+                          block_->intermediateSize(), 0};
+  std::shared_ptr<Hessian> hessian;
+  if (const Napi::Value given = options.Get("hessian"); !isMissing(given)) {
+    hessian = asHessian(given, "hessian");
+    if (stage == Stage::End || hessian->size() != sizes[size_t(stage)])
+      throwInvalid(env, "hessian",
+                   "a Hessian of the stage's " + std::to_string(sizes[size_t(stage)]) + " inputs", given);
+  }
   std::shared_ptr<DecoderBlock> original;
-  TensorPtr originalStates;
+  StagedTensors originalTensors;
   if (const Napi::Value given = options.Get("original"); !isMissing(given)) {
     const auto object = asObject(given, "original");
     original = get(object.Get("block"));
-    originalStates = asTensor(object.Get("states"), "original.states");
-    if (!taps) throwInvalid(env, "original", "nothing without taps", given);
-    if (!original) throwInvalid(env, "original.block", "a decoder block", object.Get("block"));
-    if (originalStates->dtype() != DType::F32 || originalStates->shape() != states->shape())
-      throwInvalid(env, "original.states", "a tensor as states", object.Get("states"));
-    if (original->spec().hiddenSize != spec.hiddenSize ||
-        original->spec().queryWidth() != spec.queryWidth() ||
+    if (!original || original->spec().hiddenSize != block_->spec().hiddenSize ||
+        original->spec().queryWidth() != block_->spec().queryWidth() ||
         original->intermediateSize() != block_->intermediateSize())
-      throwInvalid(env, "original.block", "a block of the same shape", object.Get("block"));
-    taps->original = original.get();
-    taps->originalStates = originalStates->as<float>();
-    taps->originalAdvances = asBoolean(object.Get("advance"), "original.advance");
+      throwInvalid(env, "original.block", "a decoder block of the same shape", object.Get("block"));
+    originalTensors = asStagedTensors(object.Get("pass"), "original.pass", *original);
+    if (originalTensors.states->rows() != tensors.states->rows() || originalTensors.states == tensors.states)
+      throwInvalid(env, "original.pass", "another pass over as many tokens", object.Get("pass"));
   }
   auto pool = asThreads(info[2]);
   return startJob(
       env,
       [=, block = block_](const CancelFlag& cancelled) {
-        (void)original;  // taps point at it and at its states
-        (void)originalStates;
-        BlockScratch scratch;
-        return block->forward(states->as<float>(), states->rows(), sequenceLength, taps.get(), scratch, *pool,
-                              cancelled);
+        StageTap tap{hessian.get(), original.get(), {}};
+        if (original) tap.originalPass = originalTensors.pass();
+        return block->runStage(stage, tensors.pass(), tensors.states->rows(), sequenceLength, tap, *pool,
+                               cancelled);
       },
       [](Napi::Env e) { return e.Undefined(); });
 }
@@ -193,6 +249,7 @@ Napi::Value DecoderBlockObject::dispose(const Napi::CallbackInfo& info) {
 Napi::Function DecoderBlockObject::define(Napi::Env env) {
   return DefineClass(env, "DecoderBlock",
                      {instanceMethod<&DecoderBlockObject::forward>("forward"),
+                      instanceMethod<&DecoderBlockObject::stage>("stage"),
                       instanceMethod<&DecoderBlockObject::backward>("backward"),
                       instanceMethod<&DecoderBlockObject::dispose>("dispose")});
 }

@@ -22,6 +22,7 @@ class DecoderBlockObject : public NativeObject<DecoderBlockObject> {
 
  private:
   Napi::Value forward(const Napi::CallbackInfo& info);
+  Napi::Value stage(const Napi::CallbackInfo& info);
   Napi::Value backward(const Napi::CallbackInfo& info);  // decoder_backward.cc
   Napi::Value dispose(const Napi::CallbackInfo& info);
 
@@ -68,7 +69,7 @@ class DecoderModelObject : public NativeObject<DecoderModelObject> {
   std::shared_ptr<DecoderModel> model_;
 };
 
-/// `taps` of the options of forward and backward; null without.
+/// The argument of forward and backward: Hessians of the block's taps, or null.
 std::shared_ptr<BlockTaps> asTaps(const Napi::Value& value, const DecoderBlock& block);
 std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name);  // decoder_model_object.cc
 NormSpec asNormSpec(const Napi::Value& value, const std::string& name);

@@ -1,7 +1,6 @@
 #include "decoder/block.h"
 
 #include <algorithm>
-#include <optional>
 
 #include "decoder/activation.h"
 
@@ -88,17 +87,9 @@ Status fill(const NormSlot& slot, const NormSpec& spec, const BlockWeights& weig
 
 }  // namespace
 
-void TapTile::add(std::shared_ptr<Hessian> BlockTaps::*name, const float* x, size_t stride, Buffer buffer,
-                  ThreadPool& pool, const float* states, Buffer statesBuffer) const {
-  if (!(taps.*name)) return;
-  OriginalInputs inputs;
-  if (original) inputs.x = (original->*buffer).data();
-  if (original && states) {
-    inputs.states = (original->*statesBuffer).data();
-    inputs.quantizedStates = states;
-    inputs.stateSize = hidden;
-  }
-  (taps.*name)->add(x, tokens, stride, endingSequences, pool, inputs);
+void tap(const BlockTaps* taps, std::shared_ptr<Hessian> BlockTaps::*name, const float* x, size_t tokens,
+         size_t stride, size_t sequences, ThreadPool& pool) {
+  if (taps && taps->*name) (taps->*name)->add(x, tokens, stride, sequences, pool);
 }
 
 Status DecoderBlock::make(BlockSpec spec, const BlockWeights& weights, std::shared_ptr<DecoderBlock>& out) {
@@ -140,47 +131,40 @@ size_t DecoderBlock::tileTokens() const {
   return std::clamp(kScratchBytes / (width * sizeof(float)), kLeastTokens, kMostTokens);
 }
 
-DecoderBlock::Until DecoderBlock::lastWanted(const BlockTaps& taps) {
-  return taps.down ? Until::Down : taps.gateUp ? Until::GateUp : taps.o ? Until::O : Until::Qkv;
-}
-
-Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength, const BlockTaps* taps,
-                             BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const {
+Status DecoderBlock::forEachTile(size_t tokens, size_t sequenceLength,
+                                 std::initializer_list<BlockScratch*> scratches, const CancelFlag& cancelled,
+                                 const TileVisit& visit) const {
   if (sequenceLength == 0 || tokens % sequenceLength != 0)
     return Status::invalidArgument("sequenceLength", "a divisor of the " + std::to_string(tokens) + " tokens",
                                    std::to_string(sequenceLength));
   const size_t sequences = tokens / sequenceLength, most = tileTokens();
-  const DecoderBlock* original = taps ? taps->original : nullptr;
-  const Until until = taps ? lastWanted(*taps) : Until::End;
-  BlockScratch originalScratch;
-  originalScratch.keepStates = true;
   // Whole sequences, several at a time; of longer sequences one chunk after the other, appended to its keys
   // and values.
   const size_t together = std::clamp<size_t>(most / sequenceLength, 1, std::max<size_t>(sequences, 1));
-  scratch.keyValues.resize(together);
-  originalScratch.keyValues.resize(original ? together : 0);
-  for (BlockScratch* s : {&scratch, &originalScratch})
-    for (KeyValues& kv : s->keyValues) SLIM_RETURN_IF_ERROR(kv.allocate(spec_, sequenceLength));
+  for (BlockScratch* scratch : scratches) {
+    scratch->keyValues.resize(together);
+    for (KeyValues& kv : scratch->keyValues) SLIM_RETURN_IF_ERROR(kv.allocate(spec_, sequenceLength));
+  }
   for (size_t first = 0; first < sequences; first += together) {
     TokenTile tile;
     tile.sequences = std::min(together, sequences - first);
     for (tile.start = 0; tile.start < sequenceLength; tile.start += tile.length) {
       if (cancelled.load()) return Status::aborted();
       tile.length = std::min(most, sequenceLength - tile.start);
-      const size_t firstToken = first * sequenceLength + tile.start, at = firstToken * spec_.hiddenSize;
-      if (original)
-        original->runTile(taps->originalStates + at, tile, originalScratch.keyValues.data(), nullptr,
-                          taps->originalAdvances ? Until::End : until, originalScratch, pool);
-      std::optional<TapTile> tapTile;
       const bool ends = tile.start + tile.length == sequenceLength;
-      if (taps)
-        tapTile.emplace(TapTile{*taps, tile.tokens(), spec_.hiddenSize, ends ? tile.sequences : 0,
-                                original ? &originalScratch : nullptr});
-      runTile(states + at, tile, scratch.keyValues.data(), tapTile ? &*tapTile : nullptr, until, scratch,
-              pool);
+      visit(tile, first * sequenceLength + tile.start, ends ? tile.sequences : 0);
     }
   }
   return Status::success();
+}
+
+Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength, const BlockTaps* taps,
+                             BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const {
+  return forEachTile(tokens, sequenceLength, {&scratch}, cancelled,
+                     [&](const TokenTile& tile, size_t firstToken, size_t endingSequences) {
+                       runTile(states + firstToken * spec_.hiddenSize, tile, scratch.keyValues.data(), taps,
+                               endingSequences, scratch, pool);
+                     });
 }
 
 Status DecoderBlock::append(float* states, size_t tokens, size_t start, KeyValues& past,
@@ -190,38 +174,36 @@ Status DecoderBlock::append(float* states, size_t tokens, size_t start, KeyValue
     if (cancelled.load()) return Status::aborted();
     tile.length = std::min(tileTokens(), tokens - done);
     tile.start = start + done;
-    runTile(states + done * spec_.hiddenSize, tile, &past, nullptr, Until::End, scratch, pool);
+    runTile(states + done * spec_.hiddenSize, tile, &past, nullptr, 0, scratch, pool);
   }
   return Status::success();
 }
 
 // x ← x + attention(norm x), then x ← x + mlp(norm' x); in parallel: x ← x + attention(norm x) + mlp(norm'
 // x).
-void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps,
-                           Until until, BlockScratch& scratch, ThreadPool& pool) const {
+void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+                           size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
   float* x = states;
-  if (until != Until::End) {
+  if (taps) {
     x = scratch.states.reserve(tokens * hidden);
     std::copy_n(states, tokens * hidden, x);
   }
   float* mlpInput = scratch.mlpNormed.reserve(tokens * hidden);
   const auto normForMlp = [&] { preMlpNorm_.apply(pool, tokens, x, hidden, mlpInput, hidden); };
   if (spec_.residual == Residual::Parallel) normForMlp();
-  runAttention(x, tile, keyValues, taps, until, scratch, pool);
-  if (until <= Until::O) return;
+  runAttention(x, tile, keyValues, taps, endingSequences, scratch, pool);
   if (spec_.residual == Residual::Sequential) normForMlp();
-  runMlp(x, mlpInput, tile, taps, until, scratch, pool);
+  runMlp(x, mlpInput, tile, taps, endingSequences, scratch, pool);
 }
 
 void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues* keyValues,
-                                const TapTile* taps, Until until, BlockScratch& scratch,
+                                const BlockTaps* taps, size_t endingSequences, BlockScratch& scratch,
                                 ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
   float* normed = scratch.normed.reserve(tokens * hidden);
   inputNorm_.apply(pool, tokens, states, hidden, normed, hidden);
-  if (taps) taps->add(&BlockTaps::qkv, normed, hidden, &BlockScratch::normed, pool);
-  if (until == Until::Qkv) return;
+  tap(taps, &BlockTaps::qkv, normed, tokens, hidden, endingSequences, pool);
 
   float* qkv = scratch.qkv.reserve(tokens * spec_.qkvWidth());
   projectQkv(pool, tokens, normed, qkv);
@@ -229,31 +211,22 @@ void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues*
   prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
   float* attended = scratch.attended.reserve(tokens * spec_.queryWidth());
   attention(pool, spec_, tile, qkv, keyValues, attended, scratch.attention);
-  if (taps)
-    taps->add(&BlockTaps::o, attended, spec_.queryWidth(), &BlockScratch::attended, pool,
-              postAttentionNorm_ ? nullptr : states, &BlockScratch::attentionStates);
-  if (scratch.keepStates)
-    std::copy_n(states, tokens * hidden, scratch.attentionStates.reserve(tokens * hidden));
-  if (until == Until::O) return;
+  tap(taps, &BlockTaps::o, attended, tokens, spec_.queryWidth(), endingSequences, pool);
   addOutput(o_, postAttentionNorm_, tokens, attended, spec_.queryWidth(), states, scratch, pool);
 }
 
-void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps,
-                          Until until, BlockScratch& scratch, ThreadPool& pool) const {
+void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
+                          size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
   const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
-  if (taps) taps->add(&BlockTaps::gateUp, input, hidden, &BlockScratch::mlpNormed, pool);
-  if (until == Until::GateUp) return;
+  tap(taps, &BlockTaps::gateUp, input, tokens, hidden, endingSequences, pool);
   const bool gated = spec_.mlp != Mlp::Plain;
   const size_t width = gateUpWidth();
   float* inner = scratch.mlp.reserve(tokens * width);
   projectGateUp(pool, tokens, input, inner);
   activateRows(pool, spec_.activation, tokens, intermediate_, inner, gated ? inner + intermediate_ : nullptr,
                width);
-  if (taps)
-    taps->add(&BlockTaps::down, inner, width, &BlockScratch::mlp, pool, postMlpNorm_ ? nullptr : states,
-              &BlockScratch::mlpStates);
-  if (scratch.keepStates) std::copy_n(states, tokens * hidden, scratch.mlpStates.reserve(tokens * hidden));
-  if (until == Until::End) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
+  tap(taps, &BlockTaps::down, inner, tokens, width, endingSequences, pool);
+  if (!taps) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
 }
 
 // qkv [tokens][qkvWidth] of the normed states

@@ -1,5 +1,7 @@
 // The decoder block: one parametric block for every family; its spec and its weights say what it does.
 #pragma once
+#include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,6 +15,7 @@
 #include "decoder/kv_cache.h"
 #include "decoder/linear.h"
 #include "decoder/norm.h"
+#include "decoder/stages.h"
 #include "quant/hessian.h"
 
 namespace slim {
@@ -30,43 +33,24 @@ struct BlockWeights {
   std::map<std::string, NormWeights> norms;
 };
 
-class DecoderBlock;
-
 /// Hessians of the four inputs of a block's linear layers; null: not wanted.
 struct BlockTaps {
   std::shared_ptr<Hessian> qkv, o, gateUp, down;
-  /// The unquantized block and its states, which become its output if it advances: its inputs go to the
-  /// Hessians beside those that quantized blocks and layers before have changed.
-  const DecoderBlock* original = nullptr;
-  float* originalStates = nullptr;
-  bool originalAdvances = false;
 };
+
+/// Adds x [tokens] of row stride `stride`, `sequences` sequences' ends among them, to a tap's Hessian.
+void tap(const BlockTaps* taps, std::shared_ptr<Hessian> BlockTaps::*name, const float* x, size_t tokens,
+         size_t stride, size_t sequences, ThreadPool& pool);
 
 struct BackwardScratch;  // decoder/block_backward.h
 class GradientSink;      // decoder/gradients.h
 
 /// What a forward pass needs beside the states; reused from block to block.
 struct BlockScratch {
-  /// Keeps the states to which attention and MLP are added, for the taps of another block.
-  bool keepStates = false;
-  FloatBuffer attentionStates, mlpStates;
   FloatBuffer states, normed, mlpNormed, qkv, attended, output, mlp;
   RotaryTable rotary;
   std::vector<FloatBuffer> attention;
   std::vector<KeyValues> keyValues;
-};
-
-/// A tile's share of the taps.
-struct TapTile {
-  const BlockTaps& taps;
-  size_t tokens, hidden, endingSequences;
-  const BlockScratch* original;  // of the original block's pass over the tile: it holds its inputs
-
-  using Buffer = FloatBuffer BlockScratch::*;
-  /// x [tokens] of row stride `stride`. `states` [tokens, hidden]: what the layer's output is added to, if it
-  /// is as it stands. `buffer`, `statesBuffer`: where the original's pass holds the same.
-  void add(std::shared_ptr<Hessian> BlockTaps::*name, const float* x, size_t stride, Buffer buffer,
-           ThreadPool& pool, const float* states = nullptr, Buffer statesBuffer = nullptr) const;
 };
 
 class DecoderBlock {
@@ -79,9 +63,14 @@ class DecoderBlock {
 
   /// Runs on states [tokens, hidden] float32, whole sequences of `sequenceLength` tokens one after the other,
   /// in tiles. Without taps, states become the block's output. With taps, the inputs of the linear layers are
-  /// added to the Hessians, nothing is computed beyond the last of them, and states stay as they are.
+  /// added to the Hessians, the last product is left out and states stay as they are.
   Status forward(float* states, size_t tokens, size_t sequenceLength, const BlockTaps* taps,
                  BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const;
+
+  /// One stage over all tokens of whole sequences (block_stages.cc), with the weights as they are now. The
+  /// stages are run in their order, each after the other.
+  Status runStage(Stage stage, const StagedPass& pass, size_t tokens, size_t sequenceLength,
+                  const StageTap& tap, ThreadPool& pool, const CancelFlag& cancelled) const;
 
   /// Runs on states [tokens, hidden], the tokens from position `start` on of the sequence whose past is in
   /// `past`.
@@ -99,16 +88,22 @@ class DecoderBlock {
  private:
   struct BackwardTile;
 
-  /// The layer whose input is computed last, or the block's output.
-  enum class Until { Qkv, O, GateUp, Down, End };
-  static Until lastWanted(const BlockTaps& taps);
+  struct StageInput;
+
   size_t tileTokens() const;
-  void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps, Until until,
-               BlockScratch& scratch, ThreadPool& pool) const;
-  void runAttention(float* states, const TokenTile& tile, KeyValues* keyValues, const TapTile* taps,
-                    Until until, BlockScratch& scratch, ThreadPool& pool) const;
-  void runMlp(float* states, const float* input, const TokenTile& tile, const TapTile* taps, Until until,
-              BlockScratch& scratch, ThreadPool& pool) const;
+  /// Calls visit(tile, its first token, how many sequences end in it) for tiles of whole sequences, or chunk
+  /// after chunk of longer ones; the scratches get room for their keys and values.
+  using TileVisit = std::function<void(const TokenTile&, size_t, size_t)>;
+  Status forEachTile(size_t tokens, size_t sequenceLength, std::initializer_list<BlockScratch*> scratches,
+                     const CancelFlag& cancelled, const TileVisit& visit) const;
+  StageInput runStageTile(Stage stage, const StagedPass& pass, size_t firstToken, const TokenTile& tile,
+                          BlockScratch& scratch, ThreadPool& pool) const;
+  void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+               size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
+  void runAttention(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+                    size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
+  void runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
+              size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
   void projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const;
   void projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const;
   size_t gateUpWidth() const { return spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_; }

@@ -2,7 +2,6 @@
 #include "decoder/block_backward.h"
 
 #include <algorithm>
-#include <optional>
 
 #include "decoder/activation.h"
 #include "decoder/attention_backward.h"
@@ -15,7 +14,7 @@ struct DecoderBlock::BackwardTile {
   size_t firstToken;
   const float* inputs;  // [tokens, hidden]
   float* gradients;     // [tokens, hidden]
-  const TapTile* taps;
+  const BlockTaps* taps;
   const std::vector<GradientSink*>& sinks;
   BackwardScratch& scratch;
   ThreadPool& pool;
@@ -45,14 +44,11 @@ Status DecoderBlock::backward(const float* inputs, float* gradients, size_t toke
   for (size_t first = 0; first < sequences; first += together) {
     if (cancelled.load()) return Status::aborted();
     const size_t token = first * sequenceLength;
-    const TokenTile tokenTile{std::min(together, sequences - first), sequenceLength, 0};
-    std::optional<TapTile> tapTile;
-    if (taps) tapTile.emplace(TapTile{*taps, tokenTile.tokens(), hidden, tokenTile.sequences, nullptr});
-    const BackwardTile tile{tokenTile,
+    const BackwardTile tile{{std::min(together, sequences - first), sequenceLength, 0},
                             token,
                             inputs + token * hidden,
                             gradients + token * hidden,
-                            tapTile ? &*tapTile : nullptr,
+                            taps,
                             sinks,
                             scratch,
                             pool};
@@ -81,7 +77,7 @@ void DecoderBlock::recomputeAttention(const BackwardTile& tile) const {
   ThreadPool& pool = tile.pool;
   float* normed = s.forward.normed.reserve(tokens * hidden);
   inputNorm_.apply(pool, tokens, tile.inputs, hidden, normed, hidden);
-  if (tile.taps) tile.taps->add(&BlockTaps::qkv, normed, hidden, &BlockScratch::normed, pool);
+  tap(tile.taps, &BlockTaps::qkv, normed, tokens, hidden, tile.tokens.sequences, pool);
   float* qkv = s.forward.qkv.reserve(tokens * width);
   projectQkv(pool, tokens, normed, qkv);
   if (queryNorm_ || keyNorm_) std::copy_n(qkv, tokens * width, s.projected.reserve(tokens * width));
@@ -89,7 +85,7 @@ void DecoderBlock::recomputeAttention(const BackwardTile& tile) const {
                s.forward.keyValues.data());
   float* attended = s.forward.attended.reserve(tokens * queryWidth);
   attention(pool, spec_, tile.tokens, qkv, s.forward.keyValues.data(), attended, s.forward.attention);
-  if (tile.taps) tile.taps->add(&BlockTaps::o, attended, queryWidth, &BlockScratch::attended, pool);
+  tap(tile.taps, &BlockTaps::o, attended, tokens, queryWidth, tile.tokens.sequences, pool);
 
   float* output = nullptr;
   if (postAttentionNorm_) {
@@ -117,13 +113,13 @@ void DecoderBlock::backwardMlp(const BackwardTile& tile) const {
   ThreadPool& pool = tile.pool;
   float* input = s.forward.mlpNormed.reserve(tokens * hidden);
   preMlpNorm_.apply(pool, tokens, parallel ? tile.inputs : s.forward.states.data(), hidden, input, hidden);
-  if (tile.taps) tile.taps->add(&BlockTaps::gateUp, input, hidden, &BlockScratch::mlpNormed, pool);
+  tap(tile.taps, &BlockTaps::gateUp, input, tokens, hidden, tile.tokens.sequences, pool);
   float* gateUp = s.gateUp.reserve(tokens * width);
   projectGateUp(pool, tokens, input, gateUp);
   float* activated = s.forward.mlp.reserve(tokens * width);
   std::copy_n(gateUp, tokens * width, activated);
   activateRows(pool, spec_.activation, tokens, inner, activated, gated ? activated + inner : nullptr, width);
-  if (tile.taps) tile.taps->add(&BlockTaps::down, activated, width, &BlockScratch::mlp, pool);
+  tap(tile.taps, &BlockTaps::down, activated, tokens, width, tile.tokens.sequences, pool);
 
   const float* outputGradients = tile.gradients;
   if (postMlpNorm_) {

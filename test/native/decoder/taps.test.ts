@@ -1,12 +1,14 @@
-/** What a block's taps gather beside the inputs: how far they, and the states, have drifted from the original model's. */
+/** A block run in stages: its output, and how far inputs and states have drifted from the original model's. */
 import { describe, expect, it } from 'vitest'
 import type { BlockSpec } from '../../../lib/architecture/index.js'
 import {
   addon,
   type BlockWeights,
+  type NativeDecoderBlock,
   type NativeHessian,
   type NativeTensor,
   run,
+  type StagedPass,
   type TapName,
 } from '../../../lib/native/addon.js'
 import { largestDifference, randomFloats, randomTensor } from '../../support/decoder.js'
@@ -133,6 +135,30 @@ const SHARES: Shares[] = [
   { inputDriftWeight: 0.5, stateDriftWeight: 0.25 },
 ]
 
+const rowTensor = (values: Float32Array, width: number) =>
+  native.tensorFrom(values, 'F32', [values.length / width, width])
+
+/** A pass over states [tokens, hidden]. */
+const passOf = (spec: BlockSpec, states: NativeTensor): StagedPass => ({
+  states,
+  attended: native.allocateTensor('F32', [states.shape[0]!, sizesOf(spec).o]),
+  inner: native.allocateTensor('F32', [states.shape[0]!, INNER]),
+})
+
+/** All stages of a pass, beside an original's, into Hessians. */
+async function runStages(
+  block: NativeDecoderBlock,
+  pass: StagedPass,
+  sequenceLength: number,
+  taps: Record<TapName, NativeHessian>,
+  original?: { block: NativeDecoderBlock; pass: StagedPass },
+  threads = 2,
+): Promise<void> {
+  for (const tap of TAPS)
+    await run(block.stage(tap, { sequenceLength, pass, hessian: taps[tap], original }, threads))
+  await run(block.stage('end', { sequenceLength, pass, original }, threads))
+}
+
 const distance = (a: ArrayLike<number>, b: ArrayLike<number>) =>
   Math.sqrt(Array.from(a).reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0))
 
@@ -176,14 +202,12 @@ describe.each(Object.keys(specs))('the drift of a block %s', (name) => {
       const states = native.tensorFrom(values, 'F32', shape)
       const originalStates = native.tensorFrom(originalValues, 'F32', shape)
       const taps = hessiansFor(spec)
-      const options = {
-        sequenceLength: length,
-        taps,
-        original: { block, states: originalStates, advance: true },
-      }
-      await run(block.forward(states, options, 2))
+      const beside = { block, pass: passOf(spec, originalStates) }
+      await runStages(block, passOf(spec, states), length, taps, beside)
+      const forwarded = native.tensorFrom(values, 'F32', shape)
+      await run(block.forward(forwarded, { sequenceLength: length }, 2))
       native.setInstructionSet(native.instructionSets().at(-1)!)
-      expect(states.toFloat32Array()).toEqual(values)
+      expect(states.toFloat32Array()).toEqual(forwarded.toFloat32Array()) // a resumed run runs blocks whole
       expect(largestDifference(originalStates.toFloat32Array(), original.states)).toBeLessThan(1e-4)
       await expectDrift(spec, taps, now, original)
     },
@@ -204,12 +228,12 @@ describe('the drift', () => {
     const originalValues = values.map((value, i) => value + noise[i]!)
     const originalStates = native.tensorFrom(originalValues, 'F32', shape)
     const taps = hessiansFor(spec)
-    const options = {
-      sequenceLength: length,
-      taps,
-      original: { block: long, states: originalStates, advance: true },
-    }
-    await run(long.forward(native.tensorFrom(values, 'F32', shape), options, 2))
+    const states = rowTensor(values, spec.hiddenSize)
+    const beside = { block: long, pass: passOf(spec, originalStates) }
+    await runStages(long, passOf(spec, states), length, taps, beside)
+    const forwarded = rowTensor(values, spec.hiddenSize)
+    await run(long.forward(forwarded, { sequenceLength: length }, 2))
+    expect(states.toFloat32Array()).toEqual(forwarded.toFloat32Array())
     const original = referenceOf(windowed, weights, originalValues, length)
     expect(largestDifference(originalStates.toFloat32Array(), original.states)).toBeLessThan(1e-4)
     await expectDrift(spec, taps, referenceOf(windowed, weights, values, length), original)
@@ -221,24 +245,22 @@ describe('the drift', () => {
     const bias = up.bias!.toFloat32Array().fill(-1e3, 5, 8)
     const linears = { ...weights.linears, up: { ...up, bias: native.tensorFrom(bias, 'F32', [INNER]) } }
     const changed = { ...weights, linears }
-    const shape = [SEQUENCES * 29, spec.hiddenSize]
-    const values = randomFloats(shape[0]! * shape[1]!, 99, 2)
-    const states = () => native.tensorFrom(values, 'F32', shape)
+    const values = randomFloats(SEQUENCES * 29 * spec.hiddenSize, 99, 2)
+    const pass = () => passOf(spec, rowTensor(values, spec.hiddenSize))
     const taps = hessiansFor(spec)
-    const original = { block: new native.DecoderBlock(spec, weights), states: states(), advance: true }
-    const options = { sequenceLength: 29, taps, original }
-    await run(new native.DecoderBlock(spec, changed).forward(states(), options, 2))
+    const original = { block: new native.DecoderBlock(spec, weights), pass: pass() }
+    await runStages(new native.DecoderBlock(spec, changed), pass(), 29, taps, original)
     const [now, before] = [changed, weights].map((w) => referenceOf(spec, w, values, 29))
     await expectDrift(spec, taps, now!, before!, ['down'])
   })
 
   it('is nothing without original states, and where they are the same', async () => {
-    const states = () => randomTensor([58, spec.hiddenSize], 3, 2)
+    const pass = () => passOf(spec, randomTensor([58, spec.hiddenSize], 3, 2))
     const w = randomTensor([spec.hiddenSize, INNER], 31)
     const targets = []
-    for (const original of [undefined, { block, states: states(), advance: true }]) {
+    for (const original of [undefined, { block, pass: pass() }]) {
       const taps = hessiansFor(spec)
-      await run(block.forward(states(), { sequenceLength: 29, taps, original }, 2))
+      await runStages(block, pass(), 29, taps, original)
       targets.push(await target(w, taps.down, NO_SHARES), await target(w, taps.down, ALL))
     }
     for (const other of targets.slice(1)) expect(other).toEqual(targets[0])
@@ -249,9 +271,9 @@ describe('the drift', () => {
     const targets = []
     for (const threads of [1, 2]) {
       const taps = hessiansFor(spec)
-      const original = { block, states: randomTensor([58, spec.hiddenSize], 4, 2), advance: true }
-      const states = randomTensor([58, spec.hiddenSize], 3, 2)
-      await run(block.forward(states, { sequenceLength: 29, taps, original }, threads))
+      const original = { block, pass: passOf(spec, randomTensor([58, spec.hiddenSize], 4, 2)) }
+      const pass = passOf(spec, randomTensor([58, spec.hiddenSize], 3, 2))
+      await runStages(block, pass, 29, taps, original, threads)
       targets.push(await target(w, taps.down, ALL))
     }
     expect(targets[1]).toEqual(targets[0])
@@ -259,7 +281,9 @@ describe('the drift', () => {
 
   it('refuses originals that do not fit', () => {
     const states = randomTensor([58, spec.hiddenSize], 3)
-    const taps = hessiansFor(spec)
+    const pass = passOf(spec, states)
+    const other = passOf(spec, randomTensor([58, spec.hiddenSize], 4))
+    const short = passOf(spec, randomTensor([57, spec.hiddenSize], 3))
     const narrow = {
       q: { weight: randomTensor([12, spec.hiddenSize], 1) },
       o: { weight: randomTensor([spec.hiddenSize, 12], 1) },
@@ -268,14 +292,16 @@ describe('the drift', () => {
       { ...spec, heads: 2, kvHeads: 2 },
       { ...weights, linears: { ...weights.linears, ...narrow } },
     )
-    const attempt = (options: object) => () => block.forward(states, { sequenceLength: 29, ...options }, 1)
+    const attempt = (options: object) => () => block.stage('o', { sequenceLength: 29, pass, ...options }, 1)
     for (const [options, parameter] of [
-      [{ original: { block, states } }, 'original'],
-      [{ taps, original: { block: {}, states } }, 'original.block'],
-      [{ taps, original: { block: stranger, states } }, 'original.block'],
-      [{ taps, original: { block, states: randomTensor([57, spec.hiddenSize], 3) } }, 'original.states'],
-      [{ taps, original: { block, states: randomTensor([29, 2 * spec.hiddenSize], 3) } }, 'original.states'],
-      [{ taps, original: { block } }, 'original.states'],
+      [{ hessian: new native.Hessian(INNER, 0) }, 'hessian'],
+      [{ pass: { ...pass, inner: pass.attended } }, 'pass.inner'],
+      [{ pass: { ...pass, attended: short.attended } }, 'pass.attended'],
+      [{ original: { block: {}, pass: other } }, 'original.block'],
+      [{ original: { block: stranger, pass: other } }, 'original.block'],
+      [{ original: { block, pass } }, 'original.pass'],
+      [{ original: { block, pass: short } }, 'original.pass'],
+      [{ original: { block } }, 'original.pass'],
     ] as const)
       expect(attempt(options)).toThrow(expect.objectContaining({ code: 'SLIM_INVALID_ARGUMENT', parameter }))
   })
