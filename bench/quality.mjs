@@ -7,7 +7,7 @@
 //
 // Tables: methods (every method at 2, 3 and 4 bits), sizes (slim at stored budgets), ablation (slim with one part
 // changed), texts (calibrated on each text of --cross, evaluated on the tests of all). A row that ROWS.ndjson holds
-// already is not measured again. `given` windows are those of --offsets.
+// already is not measured again: a file is for one model, test and number of tokens. `given` windows are those of --offsets.
 import { spawnSync } from 'node:child_process'
 import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
@@ -50,7 +50,7 @@ const TABLES = {
   ),
   sizes: [2.28, 3.28, 4.28, 1.75, 2.0, 2.5, 3.0].map((budget) => ({
     series: 'slim',
-    budget,
+    budget: `${budget} stored`,
     args: [...SLIM, '--bits-per-weight', budget],
     seeds: [2.28, 3.28].includes(budget) ? seeds : [seeds[0]],
   })),
@@ -85,9 +85,9 @@ function slimllm(...args) {
     encoding: 'utf8',
     maxBuffer: 2 ** 28,
   })
-  const result = JSON.parse(run.stdout.trim().split('\n').at(-1))
-  if (run.status !== 0) throw new Error(`${args.join(' ')}: ${result.message}`)
-  return result
+  const last = run.stdout.trim().split('\n').at(-1)
+  if (run.status !== 0) throw new Error(`${args.join(' ')}: ${last || run.stderr || run.signal}`)
+  return JSON.parse(last)
 }
 
 const windows = ['--file', flags.test, '--seq-len', flags['seq-len']]
@@ -119,7 +119,7 @@ function measure({ series, budget, args, calibration = flags.calibration }, seed
   }
 }
 
-const key = ({ series, budget, seed }) => JSON.stringify([series, budget, String(seed)])
+const key = ({ series, budget, seed }) => JSON.stringify([series, String(budget), String(seed)])
 const read = () =>
   existsSync(flags.out)
     ? readFileSync(flags.out, 'utf8')

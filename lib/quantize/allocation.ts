@@ -6,8 +6,9 @@
 import type { DecoderSpec } from '../architecture/spec.js'
 import type { CalibrationSamples } from '../calibration/samples.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
-import { addon, type NativeTensor, run } from '../native/addon.js'
-import type { StepContext } from './block.js'
+import { SlimError } from '../errors.js'
+import { addon, type NativeTensor } from '../native/addon.js'
+import { forLayer, type StepContext } from './block.js'
 import { allocateBudget, type BudgetLayer, checkBudget, MOST_BITS, storedLayerBits } from './budget.js'
 import { type FisherOptions, fisherInformation } from './fisher.js'
 import type { BitMap, Settings } from './options.js'
@@ -15,6 +16,30 @@ import type { LayerPlan } from './plan.js'
 
 /** Windows that the Fisher information and the errors are taken on. */
 const FISHER_WINDOWS = 8
+
+/** Refuses, before the long work, what the allocation could not keep or could not measure. */
+export function checkAllocation(
+  plan: ReadonlyMap<string, LayerPlan>,
+  settings: Settings,
+  samples: CalibrationSamples | null,
+): void {
+  if (settings.recipe.allocation !== 'fisher') return
+  const pools = budgetPools([...plan.values()], settings)
+  for (const { layers, budget } of pools) checkBudget(layers, budget)
+  if (settings.bitsPerWeight !== null && !pools.some(({ shared }) => shared))
+    throw SlimError.invalidArgument(
+      'bitsPerWeight',
+      'nothing where every layer is kept or has bits of its own',
+      settings.bitsPerWeight,
+      'Leave bitsPerWeight out, or some layers without an override',
+    )
+  if (samples && samples.seqLen < 2)
+    throw SlimError.invalidArgument(
+      'calibration.seqLen',
+      'at least 2 tokens: the Fisher information is that of tokens after others',
+      samples.seqLen,
+    )
+}
 
 /** The bits of every group of the layers whose groups are not given, by layer name. */
 export async function allocateByFisher(
@@ -26,13 +51,15 @@ export async function allocateByFisher(
   walk: Pick<FisherOptions, 'spillFolder' | 'loadBlock' | 'onProgress'>,
 ): Promise<BitMap> {
   const pools = budgetPools([...plan.values()], settings)
-  for (const { layers, budget } of pools) checkBudget(layers, budget) // before the long work
   const { seqLen } = samples
   const count = Math.min(FISHER_WINDOWS, samples.samples)
   const windows = { ...samples, samples: count, ids: samples.ids.subarray(0, count * seqLen) }
   const errors = new Map<string, Float64Array>()
   await fisherInformation(checkpoint, spec, windows, {
-    ...{ ...walk, threads, signal },
+    ...walk,
+    threads,
+    signal,
+    chunkWindows: count, // all at once: of several chunks the Hessians of all blocks would be in memory
     hessians: { keepEvery: 0 },
     onBlock: async (block, weights, { fisher, hessians }) => {
       for (const { name, role, tap } of block.linears) {
@@ -45,7 +72,7 @@ export async function allocateByFisher(
           { groupSize, quantizer: settings.recipe.quantizer, mostBits: MOST_BITS },
           threads,
         )
-        errors.set(name, await run(job, signal))
+        errors.set(name, await forLayer(name, job, signal))
       }
     },
   })
@@ -64,7 +91,7 @@ export async function allocateByFisher(
 function budgetPools(
   plan: readonly LayerPlan[],
   { bitsPerWeight }: Settings,
-): { layers: BudgetLayer[]; budget: number }[] {
+): { layers: BudgetLayer[]; budget: number; shared: boolean }[] {
   const pools = new Map<number | null, BudgetLayer[]>()
   for (const { linear, bits, ownBits, groupSize, skip, groupBits } of plan) {
     if (skip || groupBits) continue
@@ -76,6 +103,6 @@ function budgetPools(
     const sum = (of: (layer: BudgetLayer) => number) => layers.reduce((total, layer) => total + of(layer), 0)
     const weights = sum(({ rows, cols }) => rows * cols)
     const budget = target === null ? bitsPerWeight! * weights : sum((layer) => storedLayerBits(layer, target))
-    return { layers, budget }
+    return { layers, budget, shared: target === null }
   })
 }

@@ -84,12 +84,14 @@ async function quantizeInStages(
 ): Promise<LayerReport[]> {
   const { pass, original } = staged!
   using handles = new Handles()
-  const originalBlock = handles.own(new (addon().DecoderBlock)(block.spec, weights))
+  const beside = original && {
+    block: handles.own(new (addon().DecoderBlock)(block.spec, weights)),
+    pass: original,
+  }
   const run = async (stage: TapName | 'end', hessian?: NativeHessian) => {
     using own = new Handles()
     const native = own.own(new (addon().DecoderBlock)(block.spec, weights))
-    const beside = original ? { block: originalBlock, pass: original } : undefined
-    const options = { sequenceLength: samples.seqLen, pass, hessian, original: beside }
+    const options = { sequenceLength: samples.seqLen, pass, hessian, original: beside ?? undefined }
     await runJob(native.stage(stage, options, context.threads), context.signal)
   }
   const layers: LayerReport[] = []
@@ -190,7 +192,7 @@ export async function forward(
 }
 
 /** Errors of a layer's step name its weight. */
-async function forLayer<T>(name: string, job: NativeJob<T>, signal?: AbortSignal): Promise<T> {
+export async function forLayer<T>(name: string, job: NativeJob<T>, signal?: AbortSignal): Promise<T> {
   try {
     return await runJob(job, signal)
   } catch (error) {

@@ -6,7 +6,7 @@ import { addon, type NativeTensor, run } from '../native/addon.js'
 import { Handles } from '../native/handles.js'
 import { loadEmbedding } from '../runtime/weights.js'
 
-/** States larger than this live in an unlinked file, so that a 7B model calibrates in little memory. */
+/** States larger than this in all live in unlinked files, so that a 7B model calibrates in little memory. */
 export const SPILL_BYTES = 2 ** 30
 
 export async function embedSamples(
@@ -17,6 +17,5 @@ export async function embedSamples(
 ): Promise<NativeTensor> {
   using handles = new Handles()
   const parts = await loadEmbedding(checkpoint, spec, handles)
-  const spill = ids.length * spec.hiddenSize * 4 > SPILL_BYTES ? spillFolder : null
-  return await run(addon().embedTokens(ids, seqLen, parts, spill, threads), signal)
+  return await run(addon().embedTokens(ids, seqLen, parts, spillFolder, threads), signal)
 }

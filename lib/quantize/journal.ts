@@ -49,8 +49,9 @@ export class Journal {
     await requireOurs(folder, header)
     const lock = await FolderLock.take(folder)
     try {
-      // With no block done (only a header, and the shard of tables) there is nothing to lose.
-      if (header && header.identity !== identity && lines.length > 2 && !restart)
+      // With no block done (only a header, and the shard of tables) and nothing allocated there is nothing to lose.
+      const begun = lines.length > 2 || (lines[1] as JournalEntry | undefined)?.allocation !== undefined
+      if (header && header.identity !== identity && begun && !restart)
         throw new SlimError(
           'SLIM_OUTPUT_MISMATCH',
           `${folder} holds an unfinished run with other settings or inputs`,

@@ -199,7 +199,7 @@ export function resolveSettings(options: QuantizeOptions): Settings {
   for (const part of ['sweeps', 'inputDriftWeight', 'stateDriftWeight'] as const)
     recipe[part] = options[part] ?? recipe[part]
   checkParts(recipe)
-  if (bitsPerWeight !== null) checkBudget(bitsPerWeight, options, recipe)
+  if (bitsPerWeight !== null) checkBudgetOption(bitsPerWeight, options, recipe)
   if (!options.calibration && (recipe.compensation === 'gptq' || recipe.allocation !== 'uniform'))
     throw SlimError.invalidArgument(
       'calibration',
@@ -259,8 +259,8 @@ function checkParts(recipe: Recipe): void {
   }
 }
 
-/** A budget is for the allocation that can keep it, and one target is enough; allocateBudget() knows its range. */
-function checkBudget(
+/** A budget is for the allocation that can keep it, and one target is enough; checkAllocation() knows its range. */
+function checkBudgetOption(
   bitsPerWeight: unknown,
   { bits, bitMap }: QuantizeOptions,
   { allocation }: Recipe,

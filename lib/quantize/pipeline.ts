@@ -33,7 +33,7 @@ import {
   type QuantizationConfig,
 } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
-import { allocateByFisher } from './allocation.js'
+import { allocateByFisher, checkAllocation } from './allocation.js'
 import { type CalibrationStates, forward, quantizeBlock, type StepContext } from './block.js'
 import { embedSamples, SPILL_BYTES } from './embed.js'
 import {
@@ -80,6 +80,7 @@ export async function quantize(source: string, options: QuantizeOptions): Promis
     const plan = planLayers(spec, settings, bitMap)
     const { calibration, onWarning } = options
     const samples = calibration ? await drawSamples(checkpoint, spec, calibration, onWarning) : null
+    checkAllocation(plan, settings, samples)
     await checkOutput(output, options.overwrite ?? false)
     const context = { recipe: settings.recipe, plan, threads, signal: options.signal }
     return await new Quantization(checkpoint, spec, settings, samples, bitMap, context, options).run(output)
@@ -173,11 +174,19 @@ class Quantization {
     const { checkpoint, spec, samples, settings, context } = this
     const open = [...context.plan.values()].some(({ skip, groupBits }) => !skip && !groupBits)
     if (settings.recipe.allocation !== 'fisher' || !samples || !open) return undefined
+    await this.checkTables()
     return await allocateByFisher(checkpoint, spec, samples, settings, context, {
       spillFolder: this.writer.folder,
       loadBlock: (block) => this.loadBlock(block),
       onProgress: ({ block }) => this.progress({ index: block }, 'sensitivity'),
     })
+  }
+
+  /** NaN or infinity in a table is said of the table, not of what the pass through the model makes of it. */
+  private async checkTables(): Promise<void> {
+    const { embedding, head, positions, finalNorm } = this.spec
+    for (const module of [embedding, head.tied ? null : head, positions, finalNorm])
+      if (module) (await this.load(`${module.name}.weight`)).dispose()
   }
 
   /** The first shard: embeddings, positions, final norm and head. */
@@ -233,26 +242,30 @@ class Quantization {
 
   private async startCalibration(samples: CalibrationSamples, handles: Handles): Promise<CalibrationStates> {
     const { sequential, inputDriftWeight, stateDriftWeight } = this.settings.recipe
-    const { blocks } = this.spec
+    const { spec, linears } = this.spec.blocks[0]!
     const tokens = samples.ids.length
-    const spillFolder = this.writer.folder
+    const widths = {
+      attended: spec.heads * spec.headDim,
+      inner: linears.find(({ role }) => role === 'down')!.cols,
+    }
+    const passes = !sequential ? 0 : inputDriftWeight + stateDriftWeight > 0 ? 2 : 1
+    const bytes = 4 * tokens * (spec.hiddenSize + passes * (spec.hiddenSize + widths.attended + widths.inner))
+    const spillFolder = bytes > SPILL_BYTES ? this.writer.folder : null
     const embed = async () =>
       handles.own(await embedSamples(this.checkpoint, this.spec, samples, { ...this.context, spillFolder }))
-    const values = (width: number) => {
-      const spill = tokens * width * 4 > SPILL_BYTES ? spillFolder : null
-      return handles.own(addon().allocateTensor('F32', [tokens, width], spill))
-    }
-    const { spec, linears } = blocks[0]!
-    const inner = linears.find(({ role }) => role === 'down')!.cols
+    const values = (width: number) => handles.own(addon().allocateTensor('F32', [tokens, width], spillFolder))
     const startPass = async () => ({
       states: await embed(),
-      attended: values(spec.heads * spec.headDim),
-      inner: values(inner),
+      attended: values(widths.attended),
+      inner: values(widths.inner),
     })
-    if (!sequential) return { samples, states: await embed(), staged: null }
+    if (passes === 0) return { samples, states: await embed(), staged: null }
     const pass = await startPass()
-    const original = inputDriftWeight + stateDriftWeight > 0 ? await startPass() : null
-    return { samples, states: pass.states, staged: { pass, original } }
+    return {
+      samples,
+      states: pass.states,
+      staged: { pass, original: passes === 2 ? await startPass() : null },
+    }
   }
 
   /** Of blocks that an interrupted run has finished, only the effect on the states is needed. */

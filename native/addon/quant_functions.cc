@@ -1,5 +1,6 @@
 // The quantization steps as jobs: quantizeLinear, and its parts groupSalience, allocateBits, inverseFactor,
 // fitGroups and gptq.
+#include <cmath>
 #include <cstring>
 
 #include "addon/arguments.h"
@@ -243,6 +244,11 @@ Napi::Value groupErrorsStep(const Napi::CallbackInfo& info) {
     throw toError(
         env, Status::invalidArgument("rows", std::to_string(weight.tensor->rows()) + " values, one a row",
                                      std::to_string(rows.size())));
+  for (size_t r = 0; r < rows.size(); ++r)
+    if (!(rows[r] >= 0) || !std::isfinite(rows[r]))
+      throw toError(env, Status::invalidArgument("rows[" + std::to_string(r) + "]",
+                                                 "a finite number that is not negative",
+                                                 std::to_string(rows[r])));
   auto errors = std::make_shared<std::vector<double>>();
   return startJob(
       env,
@@ -258,8 +264,8 @@ Napi::Value groupErrorsStep(const Napi::CallbackInfo& info) {
         for (size_t j = 0; j < cols; ++j) diagonal[j] = factor->upper[j * cols + j];
         const std::vector<float> h = hessian->diagonal();
         *errors = groupErrors({w.data(), w.size() / cols, weight.groups},
-                              {diagonal.data(), h.data(), rows.data()}, mostBits, quantizer, *pool);
-        return Status::success();
+                              {diagonal.data(), h.data(), rows.data()}, mostBits, quantizer, *pool, cancelled);
+        return cancelled.load() ? Status::aborted() : Status::success();
       },
       [=](Napi::Env e) { return toFloat64Array(e, *errors); });
 }

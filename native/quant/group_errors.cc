@@ -3,11 +3,12 @@
 namespace slim {
 
 std::vector<double> groupErrors(const GroupedWeight& weight, const GroupErrorWeights& weights, int mostBits,
-                                Quantizer quantizer, ThreadPool& pool) {
+                                Quantizer quantizer, ThreadPool& pool, const CancelFlag& cancelled) {
   const Groups& groups = weight.groups;
   const size_t tiles = (weight.rows + kLanes - 1) / kLanes, widths = size_t(mostBits);
   std::vector<double> partial(groups.count() * tiles * widths);  // summed in one order, whatever the threads
   pool.parallelFor(groups.count() * tiles, [&](size_t index, int) {
+    if (cancelled.load()) return;
     const size_t group = index / tiles, firstRow = index % tiles * kLanes;
     const size_t begin = groups.begin(group), width = groups.width(group);
     const size_t rows = std::min(kLanes, weight.rows - firstRow);

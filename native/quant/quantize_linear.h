@@ -17,7 +17,7 @@ struct QuantizeLinearOptions {
   std::vector<uint8_t> groupBits;  // of Allocation::Given
   Quantizer quantizer = Quantizer::MinMax;
   bool compensate = false;  // GPTQ
-  Refinement refinement{.sweeps = 0};
+  Refinement refinement;
   /// How far W moves towards what makes up for the drift of its inputs, and of the states that its output is
   /// added to: 0 not at all, 1 all the way.
   double inputDriftWeight = 0, stateDriftWeight = 0;

@@ -18,7 +18,7 @@
 namespace slim {
 
 struct Refinement {
-  int sweeps = 4;           // at most
+  int sweeps = 0;           // at most
   double leastGain = 0.01;  // stop after a sweep that takes less than this share off the objective
 };
 

@@ -20,6 +20,8 @@ void searchWideScalePortable(const float* weights, const float* h, size_t width,
       return std::clamp(std::nearbyint(weights[j * kLanes + r] / s), float(-z), float(maxCode - z));
     };
     double least = std::numeric_limits<double>::infinity();
+    scale[r] = (hi[r] - lo[r]) / float(maxCode);
+    zero[r] = 0;
     const auto consider = [&](float s, int z) {
       if (!(s > 0)) return;
       double loss = 0;
