@@ -246,9 +246,9 @@ Napi::Value groupErrorsStep(const Napi::CallbackInfo& info) {
                                      std::to_string(rows.size())));
   for (size_t r = 0; r < rows.size(); ++r)
     if (!(rows[r] >= 0) || !std::isfinite(rows[r]))
-      throw toError(env, Status::invalidArgument("rows[" + std::to_string(r) + "]",
-                                                 "a finite number that is not negative",
-                                                 std::to_string(rows[r])));
+      throw toError(env,
+                    Status::invalidArgument("rows[" + std::to_string(r) + "]",
+                                            "a finite number that is not negative", std::to_string(rows[r])));
   auto errors = std::make_shared<std::vector<double>>();
   return startJob(
       env,
@@ -263,8 +263,9 @@ Napi::Value groupErrorsStep(const Napi::CallbackInfo& info) {
         SLIM_RETURN_IF_ERROR(hessian->gptqFactor(*pool, cancelled, factor));
         for (size_t j = 0; j < cols; ++j) diagonal[j] = factor->upper[j * cols + j];
         const std::vector<float> h = hessian->diagonal();
-        *errors = groupErrors({w.data(), w.size() / cols, weight.groups},
-                              {diagonal.data(), h.data(), rows.data()}, mostBits, quantizer, *pool, cancelled);
+        *errors =
+            groupErrors({w.data(), w.size() / cols, weight.groups}, {diagonal.data(), h.data(), rows.data()},
+                        mostBits, quantizer, *pool, cancelled);
         return cancelled.load() ? Status::aborted() : Status::success();
       },
       [=](Napi::Env e) { return toFloat64Array(e, *errors); });
