@@ -24,6 +24,7 @@ export type {
   NativePackedMatrix,
   NativeTensor,
   NormRole,
+  Quantizer,
   TapName,
 } from './native/addon.js'
 export type { Device } from './native/device.js'
