@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/partial_sum.h"
 #include "cpu/gemm.h"
 
 namespace slim {
@@ -14,19 +15,6 @@ constexpr size_t kQueries = 64;
 constexpr size_t kLanes = 16;
 
 size_t paddedKeys(size_t keys) { return (keys + kLanes - 1) / kLanes * kLanes; }
-
-// Sixteen partial sums: a fixed order of additions that compilers turn into vector code.
-template <typename Term>
-float sum(size_t n, Term term) {
-  float partial[kLanes] = {};
-  size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (size_t j = 0; j < kLanes; ++j) partial[j] += term(i + j);
-  double total = 0;
-  for (float p : partial) total += p;
-  for (; i < n; ++i) total += term(i);
-  return float(total);
-}
 
 void capScores(float* scores, size_t n, float cap) {
   for (size_t j = 0; j < n; ++j) scores[j] /= cap;
@@ -47,7 +35,7 @@ void softmaxBackward(float* scores, float* gradients, size_t n, float expected, 
   const float highest = kernels.maximum(scores, n);
   for (size_t j = 0; j < n; ++j) scores[j] -= highest;
   kernels.exp(scores, n);
-  const float inverse = 1.0f / sum(n, [&](size_t j) { return scores[j]; });
+  const float inverse = 1.0f / float(partialSum(n, [&](size_t j) { return scores[j]; }));
   for (size_t j = 0; j < n; ++j) {
     scores[j] *= inverse;
     gradients[j] = scores[j] * (gradients[j] - expected);
@@ -97,7 +85,8 @@ void attentionBackward(ThreadPool& pool, const BlockSpec& spec, const TokenTile&
           const size_t from = firstKey(first + i) - begin, to = first + i + 1 - begin;
           const float *o = out + outAt + i * outWidth, *dO = outGradients + outAt + i * outWidth;
           float *s = scores + i * stride, *dS = scoreGradients + i * stride;
-          softmaxBackward(s + from, dS + from, to - from, sum(dim, [&](size_t d) { return o[d] * dO[d]; }),
+          softmaxBackward(s + from, dS + from, to - from,
+                          float(partialSum(dim, [&](size_t d) { return o[d] * dO[d]; })),
                           spec.attention.softcap, slopes);
           for (float* row : {s, dS}) {
             std::fill(row, row + from, 0.0f);

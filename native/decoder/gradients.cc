@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/partial_sum.h"
 #include "cpu/gemm.h"
 
 namespace slim {
@@ -26,17 +27,11 @@ void FisherSums::add(const TapGradients& g, ThreadPool& pool) {
   }
   std::vector<float>& powers = powers_[g.tap];
   powers.resize(tokens_);
-  constexpr size_t kTask = 16, kPartial = 16;
+  constexpr size_t kTask = 16;
   pool.parallelFor((g.tokens + kTask - 1) / kTask, [&](size_t task, int) {
     for (size_t t = task * kTask; t < std::min(g.tokens, (task + 1) * kTask); ++t) {
       const float* row = g.outputs + t * g.outputStride;
-      float partial[kPartial] = {};
-      size_t i = 0;
-      for (; i + kPartial <= g.rows; i += kPartial)
-        for (size_t j = 0; j < kPartial; ++j) partial[j] += row[i + j] * row[i + j];
-      double total = 0;
-      for (float p : partial) total += p;
-      for (; i < g.rows; ++i) total += row[i] * row[i];
+      const double total = partialSum(g.rows, [&](size_t i) { return row[i] * row[i]; });
       powers[g.firstToken + t] = float(total / double(g.rows));
     }
   });

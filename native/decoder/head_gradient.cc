@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/partial_sum.h"
 #include "decoder/kernels.h"
 
 namespace slim {
@@ -23,7 +24,8 @@ class ChunkSums {
  public:
   ChunkSums(const float* likelihoods, size_t n) : likelihoods_(likelihoods), n_(n) {
     for (size_t start = 0; start < n; start += kChunk) {
-      sums_.push_back(sum(likelihoods + start, std::min(kChunk, n - start)));
+      sums_.push_back(
+          partialSum(std::min(kChunk, n - start), [&](size_t i) { return likelihoods[start + i]; }));
       total_ += sums_.back();
     }
   }
@@ -44,18 +46,7 @@ class ChunkSums {
   }
 
  private:
-  static constexpr size_t kChunk = 1024, kPartial = 16;
-
-  static double sum(const float* x, size_t n) {
-    float partial[kPartial] = {};
-    size_t i = 0;
-    for (; i + kPartial <= n; i += kPartial)
-      for (size_t j = 0; j < kPartial; ++j) partial[j] += x[i + j];
-    double total = 0;
-    for (float p : partial) total += p;
-    for (; i < n; ++i) total += x[i];
-    return total;
-  }
+  static constexpr size_t kChunk = 1024;
 
   const float* likelihoods_;
   size_t n_;

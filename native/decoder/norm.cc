@@ -3,25 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/partial_sum.h"
+
 namespace slim {
-namespace {
-
-// Sixteen partial sums: a fixed order of additions that compilers turn into vector code.
-constexpr size_t kPartial = 16;
-
-template <typename Term>
-double sum(size_t n, Term term) {
-  float partial[kPartial] = {};
-  size_t i = 0;
-  for (; i + kPartial <= n; i += kPartial)
-    for (size_t j = 0; j < kPartial; ++j) partial[j] += term(i + j);
-  double total = 0;
-  for (float p : partial) total += p;
-  for (; i < n; ++i) total += term(i);
-  return total;
-}
-
-}  // namespace
 
 Norm::Norm(const NormSpec& spec, std::vector<float> weight, std::vector<float> bias)
     : kind_(spec.kind), eps_(spec.eps), weight_(std::move(weight)), bias_(std::move(bias)) {
@@ -32,8 +16,8 @@ Norm::Norm(const NormSpec& spec, std::vector<float> weight, std::vector<float> b
 Norm::Moments Norm::moments(const float* x) const {
   const size_t n = weight_.size();
   float mean = 0;
-  if (kind_ == NormSpec::Kind::Layer) mean = float(sum(n, [&](size_t i) { return x[i]; }) / double(n));
-  const double square = sum(n, [&](size_t i) { return (x[i] - mean) * (x[i] - mean); });
+  if (kind_ == NormSpec::Kind::Layer) mean = float(partialSum(n, [&](size_t i) { return x[i]; }) / double(n));
+  const double square = partialSum(n, [&](size_t i) { return (x[i] - mean) * (x[i] - mean); });
   return {mean, float(1.0 / std::sqrt(square / double(n) + eps_))};
 }
 
@@ -62,10 +46,10 @@ void Norm::backward(const float* x, const float* outputGradient, float* inputGra
   const size_t n = weight_.size();
   const float *w = weight_.data(), *dy = outputGradient;
   const Moments m = moments(x);
-  const double along = sum(n, [&](size_t i) { return dy[i] * w[i] * ((x[i] - m.mean) * m.inverse); });
+  const double along = partialSum(n, [&](size_t i) { return dy[i] * w[i] * ((x[i] - m.mean) * m.inverse); });
   float shift = 0;
   if (kind_ == NormSpec::Kind::Layer)
-    shift = float(sum(n, [&](size_t i) { return dy[i] * w[i]; }) / double(n)) * m.inverse;
+    shift = float(partialSum(n, [&](size_t i) { return dy[i] * w[i]; }) / double(n)) * m.inverse;
   const float slope = float(along / double(n)) * m.inverse * m.inverse;
   const auto gradient = [&](size_t i) { return dy[i] * w[i] * m.inverse - shift - (x[i] - m.mean) * slope; };
   if (accumulate)

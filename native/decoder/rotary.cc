@@ -23,27 +23,19 @@ void RotaryTable::fill(const RotarySpec& spec, size_t firstPosition, size_t posi
   });
 }
 
-void RotaryTable::apply(size_t index, float* head) const {
+void RotaryTable::apply(size_t index, float* head) const { turn(index, 1.0f, head); }
+
+void RotaryTable::backward(size_t index, float* gradient) const { turn(index, -1.0f, gradient); }
+
+void RotaryTable::turn(size_t index, float direction, float* head) const {
   const float* cos = cosSin_.data() + index * 2 * half_;
   const float* sin = cos + half_;
   float* low = head;
   float* high = head + half_;
   for (size_t i = 0; i < half_; ++i) {
-    const float x = low[i], y = high[i];
-    low[i] = x * cos[i] - y * sin[i];
-    high[i] = y * cos[i] + x * sin[i];
-  }
-}
-
-void RotaryTable::backward(size_t index, float* gradient) const {
-  const float* cos = cosSin_.data() + index * 2 * half_;
-  const float* sin = cos + half_;
-  float* low = gradient;
-  float* high = gradient + half_;
-  for (size_t i = 0; i < half_; ++i) {
-    const float x = low[i], y = high[i];
-    low[i] = x * cos[i] + y * sin[i];
-    high[i] = y * cos[i] - x * sin[i];
+    const float x = low[i], y = high[i], s = direction * sin[i];
+    low[i] = x * cos[i] - y * s;
+    high[i] = y * cos[i] + x * s;
   }
 }
 

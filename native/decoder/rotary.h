@@ -18,6 +18,7 @@ class RotaryTable {
   void backward(size_t index, float* gradient) const;
 
  private:
+  void turn(size_t index, float direction, float* head) const;
   size_t half_ = 0;
   std::vector<float> cosSin_;  // [positions][cos [half], sin [half]]
 };
