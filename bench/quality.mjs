@@ -5,9 +5,10 @@
 //        [--offsets FILE] [--seeds given,1,2] [--samples 64] [--seq-len 512] [--max-tokens 65536] [--kl-tokens 16384]
 //        [--group-size 64] [--threads 2] [--cross NAME=CALIBRATION:TEST,…]
 //
-// Tables: methods (every method at 2, 3 and 4 bits), sizes (slim at stored budgets), ablation (slim with one part
-// changed), texts (calibrated on each text of --cross, evaluated on the tests of all). A row that ROWS.ndjson holds
-// already is not measured again: a file is for one model, test and number of tokens. `given` windows are those of --offsets.
+// Tables: methods (the baselines at 2, 3 and 4 bits), sizes (slim at stored budgets), ablation (slim with one part
+// changed, and the plain method with one part of slim), texts (calibrated on each text of --cross, evaluated on the tests
+// of all). A row that ROWS.ndjson holds already is not measured again: a file is for one model, test and number of tokens.
+// `given` windows are those of --offsets.
 import { spawnSync } from 'node:child_process'
 import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
@@ -38,14 +39,24 @@ const cli = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'dist'
 const seeds = flags.seeds.split(',')
 
 const SLIM = ['--method', 'slim']
+/** Flags of the parts of slim, switched off: what is left is GPTQ on float16 scales. */
+const OFF = {
+  allocation: ['--allocation', 'uniform'],
+  quantizer: ['--quantizer', 'minmax'],
+  refinement: ['--sweeps', 0],
+  'input drift': ['--input-drift-weight', 0],
+  'state drift': ['--state-drift-weight', 0],
+}
+const without = (...parts) => parts.flatMap((part) => OFF[part])
+const alone = (part) => without(...Object.keys(OFF).filter((other) => other !== part))
 /** series, budget (bits or stored bits), flags of quantize; every seed of --seeds unless the row says which. */
 const TABLES = {
   methods: [2, 3, 4].flatMap((bits) =>
-    ['rtn', 'gptq', 'slim-paper', 'slim'].map((method) => ({
+    ['rtn', 'gptq', 'slim-paper'].map((method) => ({
       series: method,
       budget: bits,
       args: ['--method', method, '--bits', bits],
-      seeds: method === 'rtn' ? [seeds[0]] : seeds,
+      seeds: method === 'rtn' || bits === 4 ? [seeds[0]] : seeds,
     })),
   ),
   sizes: [2.28, 3.28, 4.28, 1.75, 2.0, 2.5, 3.0].map((budget) => ({
@@ -57,13 +68,15 @@ const TABLES = {
   ablation: [2, 3].flatMap((bits) =>
     [
       ['slim', []],
-      ['uniform widths', ['--allocation', 'uniform']],
+      ['no allocation (uniform widths)', without('allocation')],
       ['widths by SBA', ['--allocation', 'sba']],
+      ['no scale search (min-max)', without('quantizer')],
       ['scales by SQC', ['--quantizer', 'sqc']],
-      ['min-max scales', ['--quantizer', 'minmax']],
-      ['no refinement', ['--sweeps', 0]],
-      ['no input drift', ['--input-drift-weight', 0]],
-      ['no state drift', ['--state-drift-weight', 0]],
+      ['no refinement', without('refinement')],
+      ['no input drift', without('input drift')],
+      ['no state drift', without('state drift')],
+      ['none of them', without(...Object.keys(OFF))],
+      ...Object.keys(OFF).map((part) => [`${part} alone`, alone(part)]),
     ].map(([series, args]) => ({ series, budget: bits, args: [...SLIM, '--bits', bits, ...args], seeds })),
   ),
   texts: flags.cross
@@ -93,8 +106,19 @@ function slimllm(...args) {
 const windows = ['--file', flags.test, '--seq-len', flags['seq-len']]
 const evaluate = (source, file = flags.test) =>
   slimllm('eval', source, ...windows.with(1, file), '--max-tokens', flags['max-tokens'])
-const compare = (source) =>
-  slimllm('eval', source, ...windows, '--max-tokens', flags['kl-tokens'], '--reference', model)
+/** The divergence from the original on the first --kl-tokens; one run gives both where they are all tokens. */
+function compare(source) {
+  const compared = slimllm(
+    'eval',
+    source,
+    ...windows,
+    '--max-tokens',
+    flags['kl-tokens'],
+    '--reference',
+    model,
+  )
+  return flags['kl-tokens'] === flags['max-tokens'] ? compared : { ...compared, ...evaluate(source) }
+}
 
 function measure({ series, budget, args, calibration = flags.calibration }, seed) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'slimllm-quality-'))
@@ -106,8 +130,7 @@ function measure({ series, budget, args, calibration = flags.calibration }, seed
       ...['--calibration', calibration, '--samples', flags.samples, '--seq-len', flags['seq-len'], ...draw],
     )
     const { storedBitsPerWeight, fileBytes, seconds, phases, peakMemoryBytes } = made
-    const { perplexity } = evaluate(output)
-    const { klDivergence: kl, top1Agreement: agreement } = compare(output)
+    const { perplexity, klDivergence: kl, top1Agreement: agreement } = compare(output)
     const others = TABLES.texts.map(({ name, test }) => [name, evaluate(output, test).perplexity])
     return {
       ...{ series, budget, seed, storedBitsPerWeight, fileBytes, perplexity, kl, agreement },
