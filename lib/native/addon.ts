@@ -252,11 +252,50 @@ export interface ModelParts extends EmbeddingParts {
   logitSoftcap: number
 }
 
-/** Keys and values of one sequence, float32, for generation. */
+export type CacheDType = 'F16' | 'I8' | 'F32'
+
+/** Keys and values of one sequence, for generation. */
 export interface NativeKvCache {
   readonly length: number
   readonly capacity: number
+  /** Forgets the tokens from `length` on. */
+  truncate(length: number): void
+  /** Replaces what the cache holds by the first `length` tokens of another of the same model and dtype. */
+  copyPrefix(from: NativeKvCache, length: number): void
   dispose(): void
+}
+
+export interface SamplerOptions {
+  temperature: number
+  topK: number
+  topP: number
+  minP: number
+  repetitionPenalty: number
+  repetitionWindow: number
+  seed: number
+  topLogprobs: number
+}
+
+/** Draws the tokens of one sequence: random numbers, and the recent tokens for the repetition penalty. */
+export interface NativeSampler {
+  /** Tells it of tokens that it has not drawn: a prompt's. */
+  accept(ids: Int32Array): void
+  dispose(): void
+}
+
+export interface SampledToken {
+  tokenId: number
+  /** Natural log of the token's probability at temperature 1. */
+  logprob: number
+  /** The likeliest tokens, `topLogprobs` of them. */
+  top: { tokenId: number; logprob: number }[]
+}
+
+/** Tokens to append to a sequence; with a sampler, the next token is drawn after them. */
+export interface StepSequence {
+  cache: NativeKvCache
+  ids: Int32Array
+  sampler?: NativeSampler
 }
 
 export interface NativeDecoderModel {
@@ -273,9 +312,12 @@ export interface NativeDecoderModel {
     ids: Int32Array,
     threads: number,
   ): NativeJob<{ nll: Float32Array; referenceNll: Float32Array; kl: Float32Array; agrees: Uint8Array }>
-  cache(capacity: number): NativeKvCache
-  /** Appends ids to the cached sequence; the logits [vocab] after the last of them. */
-  step(cache: NativeKvCache, ids: Int32Array, threads: number): NativeJob<Float32Array>
+  cache(capacity: number, dtype: CacheDType): NativeKvCache
+  /**
+   * Appends ids to every sequence in one pass over the weights: a prompt's part, or one token. null without a sampler.
+   * When it fails or is cancelled, no cache has changed.
+   */
+  step(sequences: readonly StepSequence[], threads: number): NativeJob<(SampledToken | null)[]>
   dispose(): void
 }
 
@@ -402,6 +444,7 @@ export interface NativeAddon {
 
   DecoderBlock: new (spec: BlockSpec, weights: BlockWeights) => NativeDecoderBlock
   DecoderModel: new (parts: ModelParts) => NativeDecoderModel
+  Sampler: new (options: SamplerOptions) => NativeSampler
   /** States [ids.length, hidden] float32 before the first block, of whole sequences of `sequenceLength` tokens. */
   embedTokens(
     ids: Int32Array,

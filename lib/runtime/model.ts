@@ -5,7 +5,19 @@ import { SlimError } from '../errors.js'
 import { addon, type NativeDecoderBlock, type NativeDecoderModel, run } from '../native/addon.js'
 import { checkDevice, checkThreads, type Device } from '../native/device.js'
 import { Handles } from '../native/handles.js'
-import { type GeneratedToken, type GenerateOptions, generateTokens } from './generate.js'
+import type { ChatMessage } from './chat_template.js'
+import type { GenerateOptions } from './generate_options.js'
+import { Generation } from './generation.js'
+import type { Scheduler } from './scheduler.js'
+import {
+  type Batch,
+  beginChat,
+  beginText,
+  type ChatOptions,
+  openBatch,
+  Session,
+  type SessionOptions,
+} from './session.js'
 import { checkTokenIds } from './token_ids.js'
 import { loadTokenizer, type Tokenizer } from './tokenizer.js'
 import { checkpointSpec, loadBlockWeights, loadEmbedding, loadMatrix, loadNorm } from './weights.js'
@@ -69,6 +81,8 @@ export async function buildDecoder(
 export class Model implements AsyncDisposable {
   #tokenizer?: Tokenizer
   #native: NativeDecoderModel | null
+  /** What has caches of this model. */
+  readonly #holders = new Set<Scheduler>()
 
   /** Made by loadModel. */
   constructor(
@@ -106,17 +120,31 @@ export class Model implements AsyncDisposable {
     return run(this.native.logits(ids, this.threads), options.signal)
   }
 
-  /** Continues a prompt; `break` or the signal ends it. */
-  generate(
-    prompt: string | ArrayLike<number>,
-    options: GenerateOptions = {},
-  ): AsyncGenerator<GeneratedToken> {
-    return generateTokens(this, prompt, options)
+  /** Continues a prompt; `break` or the signal ends it. A text gets special tokens, token ids are taken as they are. */
+  generate(prompt: string | ArrayLike<number>, { kvCache, ...options }: GenerateOptions = {}): Generation {
+    return new Generation(() => beginText(this.#batchOfOne(kvCache), prompt, options))
+  }
+
+  /** Answers a chat, in the words of the model's chat template. */
+  chat(messages: readonly ChatMessage[], { kvCache, ...options }: ChatOptions = {}): Generation {
+    return new Generation(() => beginChat(this.#batchOfOne(kvCache), messages, options))
+  }
+
+  /** For many texts at once, and for chats whose turns reuse what was computed for those before. */
+  session(options: SessionOptions = {}): Session {
+    return new Session(this, options, this.#holders)
+  }
+
+  /** It holds nothing once its one sequence has ended. */
+  #batchOfOne(kvCache: GenerateOptions['kvCache']): Batch {
+    return openBatch(this, { maxSequences: 1, keptCaches: 0, kvCache }, this.#holders)
   }
 
   async dispose(): Promise<void> {
-    this.#native?.dispose()
+    const native = this.#native
     this.#native = null
+    await Promise.all([...this.#holders].map((scheduler) => scheduler.dispose()))
+    native?.dispose()
     this.checkpoint.dispose()
   }
 
