@@ -34,7 +34,7 @@ export type {
 export type { Device } from './native/device.js'
 export type { Matrix, StepOptions } from './native/matrix.js'
 export type { LayerReport, Manifest, Timing } from './packed/manifest.js'
-export { PackedMatrix, type PackedParts } from './packed/packed_matrix.js'
+export { type MatmulOptions, PackedMatrix, type PackedParts } from './packed/packed_matrix.js'
 export type {
   BitMap,
   CalibrationOptions,

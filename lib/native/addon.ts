@@ -65,6 +65,9 @@ export interface NativeHessian {
   dispose(): void
 }
 
+/** The input of packed matrices: rounded to int8, one scale a group and token; or as it is. */
+export type Activations = 'int8' | 'float32'
+
 /** A quantized matrix in the canonical layout of docs/format.md. */
 export interface NativePackedMatrix {
   readonly rows: number
@@ -78,8 +81,11 @@ export interface NativePackedMatrix {
   qzeros(): NativeTensor
   /** Float32 [rows, cols]. */
   dequantize(threads: number): NativeJob<NativeTensor>
-  /** y [tokens, rows] = x [tokens, cols] · Wᵀ, float32. */
-  matmul(x: NativeTensor, threads: number): NativeJob<NativeTensor>
+  /**
+   * y [tokens, rows] = x [tokens, cols] · Wᵀ, float32. With int8 activations (default: float32) the matrix is put into
+   * the kernels' order at the first product, and kept so beside its own.
+   */
+  matmul(x: NativeTensor, threads: number, activations?: Activations): NativeJob<NativeTensor>
   dispose(): void
 }
 
@@ -250,51 +256,75 @@ export interface ModelParts extends EmbeddingParts {
   head: NativeTensor | NativePackedMatrix
   /** cap · tanh(logits / cap); 0: none. */
   logitSoftcap: number
+  /**
+   * How packed matrices are multiplied: with activations in int8, in groups with a scale each, or (default) exactly in
+   * float32.
+   */
+  activations?: 'int8' | 'float32'
 }
 
+/** I8: int8 with a float16 scale for every position and head. */
 export type CacheDType = 'F16' | 'I8' | 'F32'
 
-/** Keys and values of one sequence, for generation. */
+/** Keys and values of one sequence. Memory grows with the length; the capacity is a limit. */
 export interface NativeKvCache {
   readonly length: number
   readonly capacity: number
-  /** Forgets the tokens from `length` on. */
+  readonly dtype: CacheDType
+  /** Of the memory in use, what is shared with other caches counted in each. */
+  readonly byteLength: number
+  /** Forgets all but the first `length` tokens. */
   truncate(length: number): void
-  /** Replaces what the cache holds by the first `length` tokens of another of the same model and dtype. */
+  /**
+   * Becomes the first `length` tokens of another cache of this model and dtype. Nothing is copied: the caches share
+   * what they have in common until one of them writes there.
+   */
   copyPrefix(from: NativeKvCache, length: number): void
   dispose(): void
 }
 
 export interface SamplerOptions {
-  temperature: number
-  topK: number
-  topP: number
-  minP: number
-  repetitionPenalty: number
-  repetitionWindow: number
-  seed: number
-  topLogprobs: number
+  /** 0 (default): always the likeliest token after the penalty. */
+  temperature?: number
+  /** Draw from so many of the likeliest tokens (default 0: all). */
+  topK?: number
+  /** Of them, from the smallest set whose probability reaches this (default 1). */
+  topP?: number
+  /** Of them, from those at least so likely, as a share of the likeliest (default 0). */
+  minP?: number
+  /** Divides the positive logits, multiplies the negative ones, of recent tokens (default 1: none). */
+  repetitionPenalty?: number
+  /** How many tokens are recent (default 64). */
+  repetitionWindow?: number
+  /** A whole number (default 0). */
+  seed?: number
+  /** So many of the likeliest tokens are told with each drawn one (default 0). */
+  topLogprobs?: number
 }
 
-/** Draws the tokens of one sequence: random numbers, and the recent tokens for the repetition penalty. */
+/** Draws the tokens of one sequence: its random numbers and its recent tokens. */
 export interface NativeSampler {
-  /** Tells it of tokens that it has not drawn: a prompt's. */
+  /** Tells it of tokens that it has not drawn, such as a prompt's. */
   accept(ids: Int32Array): void
   dispose(): void
 }
 
-export interface SampledToken {
+export interface TokenLogprob {
   tokenId: number
-  /** Natural log of the token's probability at temperature 1. */
+  /** Natural log of the token's probability under the model's own logits. */
   logprob: number
-  /** The likeliest tokens, `topLogprobs` of them. */
-  top: { tokenId: number; logprob: number }[]
 }
 
-/** Tokens to append to a sequence; with a sampler, the next token is drawn after them. */
+export interface SampledToken extends TokenLogprob {
+  /** The `topLogprobs` likeliest tokens, likeliest first. */
+  top: TokenLogprob[]
+}
+
 export interface StepSequence {
   cache: NativeKvCache
+  /** What follows the cached tokens: a prompt or a part of it, or one token. */
   ids: Int32Array
+  /** Draws the next token; without one none is drawn. */
   sampler?: NativeSampler
 }
 
@@ -312,10 +342,11 @@ export interface NativeDecoderModel {
     ids: Int32Array,
     threads: number,
   ): NativeJob<{ nll: Float32Array; referenceNll: Float32Array; kl: Float32Array; agrees: Uint8Array }>
-  cache(capacity: number, dtype: CacheDType): NativeKvCache
+  /** `dtype`: default F16. */
+  cache(capacity: number, dtype?: CacheDType): NativeKvCache
   /**
-   * Appends ids to every sequence in one pass over the weights: a prompt's part, or one token. null without a sampler.
-   * When it fails or is cancelled, no cache has changed.
+   * Appends every sequence's ids to its cache, in one pass over the weights, and draws the next tokens. Unless it
+   * succeeds, caches and samplers stay as they were. A cache or a sampler serves one step at a time.
    */
   step(sequences: readonly StepSequence[], threads: number): NativeJob<(SampledToken | null)[]>
   dispose(): void
@@ -342,6 +373,21 @@ export interface GemmCase {
   repeats?: number
   /** This many equal products, one below the other in c, each started inside a loop of the same thread pool. */
   batch?: number
+}
+
+/** y = x · Wᵀ (+ bias). y [tokens, rows] may have more columns. */
+export interface PackedProduct {
+  matrix: NativePackedMatrix
+  y: NativeTensor
+  bias?: NativeTensor
+}
+
+export interface PackedCase {
+  /** y += x · Wᵀ (+ bias). */
+  accumulate?: boolean
+  /** This many copies of every matrix take turns, repeat after repeat: more than fit a cache are found cold. */
+  copies?: number
+  repeats?: number
 }
 
 export interface GemmOperand {
@@ -379,6 +425,13 @@ export interface NativeAddon {
   matmul(a: NativeTensor, b: NativeTensor, threads: number): NativeJob<NativeTensor>
   /** Internal to tests and benchmarks: the product with all its options, into c; the seconds of each repeat. */
   gemmCase(c: NativeTensor, options: GemmCase, threads: number): NativeJob<Float64Array>
+  /** Internal to tests and benchmarks: matrices on one input x (F32) with int8 activations; seconds of each repeat. */
+  packedCase(
+    x: NativeTensor,
+    products: PackedProduct[],
+    options: PackedCase,
+    threads: number,
+  ): NativeJob<Float64Array>
 
   Hessian: new (size: number, keepEvery: number) => NativeHessian
   PackedMatrix: new (parts: {

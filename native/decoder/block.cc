@@ -162,28 +162,35 @@ Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength
                              BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const {
   return forEachTile(tokens, sequenceLength, {&scratch}, cancelled,
                      [&](const TokenTile& tile, size_t firstToken, size_t endingSequences) {
-                       runTile(states + firstToken * spec_.hiddenSize, tile, scratch.keyValues.data(), taps,
+                       const Attend attend = attendTile(tile, scratch.keyValues.data(), scratch, pool);
+                       runRows(states + firstToken * spec_.hiddenSize, tile.tokens(), attend, taps,
                                endingSequences, scratch, pool);
                      });
 }
 
-Status DecoderBlock::append(float* states, size_t tokens, size_t start, KeyValues& past,
-                            BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const {
-  TokenTile tile;
-  for (size_t done = 0; done < tokens; done += tile.length) {
-    if (cancelled.load()) return Status::aborted();
-    tile.length = std::min(tileTokens(), tokens - done);
-    tile.start = start + done;
-    runTile(states + done * spec_.hiddenSize, tile, &past, nullptr, 0, scratch, pool);
-  }
-  return Status::success();
+DecoderBlock::Attend DecoderBlock::attendTile(const TokenTile& tile, KeyValues* keyValues,
+                                              BlockScratch& scratch, ThreadPool& pool) const {
+  return [=, this, &scratch, &pool](float* qkv, float* attended) {
+    scratch.rotary.fill(spec_.rotary, tile.start, tile.length, pool);
+    prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
+    attention(pool, spec_, tile, qkv, keyValues, attended, scratch.attention);
+  };
+}
+
+void DecoderBlock::step(float* states, size_t rows, const std::vector<SequenceChunk>& chunks, size_t index,
+                        const RotaryTable& rotary, StepScratch& scratch, ThreadPool& pool) const {
+  const Attend attend = [&](float* qkv, float* attended) {
+    prepareCachedHeads(pool, spec_, queryNorm_, keyNorm_, rotary, index, chunks, qkv);
+    cachedAttention(pool, spec_, index, chunks, qkv, attended, scratch.attention);
+  };
+  runRows(states, rows, attend, nullptr, 0, scratch.block, pool);
 }
 
 // x ← x + attention(norm x), then x ← x + mlp(norm' x); in parallel: x ← x + attention(norm x) + mlp(norm'
 // x).
-void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+void DecoderBlock::runRows(float* states, size_t tokens, const Attend& attend, const BlockTaps* taps,
                            size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
-  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
+  const size_t hidden = spec_.hiddenSize;
   float* x = states;
   if (taps) {
     x = scratch.states.reserve(tokens * hidden);
@@ -192,32 +199,29 @@ void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyV
   float* mlpInput = scratch.mlpNormed.reserve(tokens * hidden);
   const auto normForMlp = [&] { preMlpNorm_.apply(pool, tokens, x, hidden, mlpInput, hidden); };
   if (spec_.residual == Residual::Parallel) normForMlp();
-  runAttention(x, tile, keyValues, taps, endingSequences, scratch, pool);
+  runAttention(x, tokens, attend, taps, endingSequences, scratch, pool);
   if (spec_.residual == Residual::Sequential) normForMlp();
-  runMlp(x, mlpInput, tile, taps, endingSequences, scratch, pool);
+  runMlp(x, mlpInput, tokens, taps, endingSequences, scratch, pool);
 }
 
-void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues* keyValues,
-                                const BlockTaps* taps, size_t endingSequences, BlockScratch& scratch,
-                                ThreadPool& pool) const {
-  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
+void DecoderBlock::runAttention(float* states, size_t tokens, const Attend& attend, const BlockTaps* taps,
+                                size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
+  const size_t hidden = spec_.hiddenSize;
   float* normed = scratch.normed.reserve(tokens * hidden);
   inputNorm_.apply(pool, tokens, states, hidden, normed, hidden);
   tap(taps, &BlockTaps::qkv, normed, tokens, hidden, endingSequences, pool);
 
   float* qkv = scratch.qkv.reserve(tokens * spec_.qkvWidth());
   projectQkv(pool, tokens, normed, qkv);
-  scratch.rotary.fill(spec_.rotary, tile.start, tile.length, pool);
-  prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
   float* attended = scratch.attended.reserve(tokens * spec_.queryWidth());
-  attention(pool, spec_, tile, qkv, keyValues, attended, scratch.attention);
+  attend(qkv, attended);
   tap(taps, &BlockTaps::o, attended, tokens, spec_.queryWidth(), endingSequences, pool);
   addOutput(o_, postAttentionNorm_, tokens, attended, spec_.queryWidth(), states, scratch, pool);
 }
 
-void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
+void DecoderBlock::runMlp(float* states, const float* input, size_t tokens, const BlockTaps* taps,
                           size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
-  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
+  const size_t hidden = spec_.hiddenSize;
   tap(taps, &BlockTaps::gateUp, input, tokens, hidden, endingSequences, pool);
   const bool gated = spec_.mlp != Mlp::Plain;
   const size_t width = gateUpWidth();

@@ -11,8 +11,8 @@
 #include "core/thread_pool.h"
 #include "decoder/attention.h"
 #include "decoder/block_spec.h"
+#include "decoder/cached_attention.h"
 #include "decoder/float_buffer.h"
-#include "decoder/kv_cache.h"
 #include "decoder/linear.h"
 #include "decoder/norm.h"
 #include "decoder/stages.h"
@@ -53,6 +53,12 @@ struct BlockScratch {
   std::vector<KeyValues> keyValues;
 };
 
+/// What a batch of new tokens needs beside the states; reused from block to block and from step to step.
+struct StepScratch {
+  BlockScratch block;
+  CachedAttentionScratch attention;
+};
+
 class DecoderBlock {
  public:
   /// Checks every weight against the spec; the error names the role.
@@ -72,10 +78,10 @@ class DecoderBlock {
   Status runStage(Stage stage, const StagedPass& pass, size_t tokens, size_t sequenceLength,
                   const StageTap& tap, ThreadPool& pool, const CancelFlag& cancelled) const;
 
-  /// Runs on states [tokens, hidden], the tokens from position `start` on of the sequence whose past is in
-  /// `past`.
-  Status append(float* states, size_t tokens, size_t start, KeyValues& past, BlockScratch& scratch,
-                ThreadPool& pool, const CancelFlag& cancelled) const;
+  /// Runs on states [rows, hidden] of a batch of new tokens, row r at the r-th position of `rotary`; this is
+  /// the `index`-th block of their caches.
+  void step(float* states, size_t rows, const std::vector<SequenceChunk>& chunks, size_t index,
+            const RotaryTable& rotary, StepScratch& scratch, ThreadPool& pool) const;
 
   /// The backward pass (block_backward.cc). `inputs` [tokens, hidden] are the states that entered the block;
   /// `gradients` come as ∂L/∂output and leave as ∂L/∂input. Values are recomputed, some whole sequences at a
@@ -98,12 +104,16 @@ class DecoderBlock {
                      const CancelFlag& cancelled, const TileVisit& visit) const;
   StageInput runStageTile(Stage stage, const StagedPass& pass, size_t firstToken, const TokenTile& tile,
                           BlockScratch& scratch, ThreadPool& pool) const;
-  void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+  /// Makes the values that the heads attend to [tokens, queryWidth] of projected q, k, v.
+  using Attend = std::function<void(float* qkv, float* attended)>;
+  Attend attendTile(const TokenTile& tile, KeyValues* keyValues, BlockScratch& scratch,
+                    ThreadPool& pool) const;
+  void runRows(float* states, size_t tokens, const Attend& attend, const BlockTaps* taps,
                size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
-  void runAttention(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+  void runAttention(float* states, size_t tokens, const Attend& attend, const BlockTaps* taps,
                     size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
-  void runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
-              size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
+  void runMlp(float* states, const float* input, size_t tokens, const BlockTaps* taps, size_t endingSequences,
+              BlockScratch& scratch, ThreadPool& pool) const;
   void projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const;
   void projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const;
   size_t gateUpWidth() const { return spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_; }

@@ -48,6 +48,7 @@ Status DecoderModel::make(ModelParts parts, std::shared_ptr<DecoderModel>& out) 
     model->finalNorm_ = Norm(spec.norm, std::move(weight), std::move(bias));
   }
   model->parts_ = std::move(parts);
+  model->findRotaries();
   out = std::move(model);
   return Status::success();
 }
@@ -143,41 +144,6 @@ Status DecoderModel::compare(const DecoderModel& reference, const std::vector<in
           std::find(q, q + vocab(), lq.maximum) - q == std::find(p, p + vocab(), lp.maximum) - p;
     });
   }
-  return Status::success();
-}
-
-Status DecoderModel::makeCache(size_t capacity, std::shared_ptr<KvCache>& out) const {
-  if (capacity == 0) return Status::invalidArgument("capacity", "at least one token", "0");
-  std::vector<const BlockSpec*> specs;
-  for (const auto& block : parts_.blocks) specs.push_back(&block->spec());
-  Status status = KvCache::make(specs, capacity, out);
-  if (!status.ok()) {
-    status.parameter = "capacity";
-    status.remedy = "Use a smaller cache";
-  }
-  return status;
-}
-
-Status DecoderModel::step(KvCache& cache, const std::vector<int32_t>& ids, float* logits, ThreadPool& pool,
-                          const CancelFlag& cancelled) const {
-  SLIM_RETURN_IF_ERROR(parts_.embedding.checkIds(ids, 1));
-  if (ids.size() > cache.capacity() - cache.length())
-    return Status::invalidArgument("ids",
-                                   "at most " + std::to_string(cache.capacity() - cache.length()) +
-                                       " token ids (the cache holds " + std::to_string(cache.length()) +
-                                       " of " + std::to_string(cache.capacity()) + ")",
-                                   std::to_string(ids.size()), "Make a cache with a larger capacity");
-  FloatBuffer states;
-  float* x = states.reserve(ids.size() * hidden());
-  SLIM_RETURN_IF_ERROR(parts_.embedding.embed(ids, ids.size(), cache.length(), x, pool, cancelled));
-  BlockScratch scratch;
-  for (size_t i = 0; i < parts_.blocks.size(); ++i)
-    SLIM_RETURN_IF_ERROR(
-        parts_.blocks[i]->append(x, ids.size(), cache.length(), cache.block(i), scratch, pool, cancelled));
-  float* last = x + (ids.size() - 1) * hidden();
-  if (finalNorm_) finalNorm_.apply(last, last);
-  project(pool, 1, last, logits);
-  cache.advance(ids.size());
   return Status::success();
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "decoder/block.h"
@@ -9,6 +11,7 @@
 #include "decoder/kv_cache.h"
 #include "decoder/linear.h"
 #include "decoder/norm.h"
+#include "decoder/sampler.h"
 
 namespace slim {
 
@@ -25,8 +28,17 @@ struct Comparison {
   std::vector<uint8_t> agrees;               // the same likeliest token
 };
 
+/// A part of a step: new tokens of one sequence.
+struct StepSequence {
+  KvCache* cache = nullptr;
+  std::vector<int32_t> ids;
+  Sampler* sampler = nullptr;  // null: no next token is drawn
+};
+
 class DecoderModel {
  public:
+  DecoderModel();
+  ~DecoderModel();
   static Status make(ModelParts parts, std::shared_ptr<DecoderModel>& out);
 
   size_t vocab() const { return parts_.embedding.vocab(); }
@@ -42,10 +54,12 @@ class DecoderModel {
   Status compare(const DecoderModel& reference, const std::vector<int32_t>& ids, Comparison& out,
                  ThreadPool& pool, const CancelFlag& cancelled) const;
 
-  Status makeCache(size_t capacity, std::shared_ptr<KvCache>& out) const;
-  /// Appends ids to the cached sequence; logits [vocab] after the last. The cache is unchanged on failure.
-  Status step(KvCache& cache, const std::vector<int32_t>& ids, float* logits, ThreadPool& pool,
-              const CancelFlag& cancelled) const;
+  Status makeCache(size_t capacity, CacheDType dtype, std::shared_ptr<KvCache>& out) const;
+  /// Appends every sequence's ids to its cache in one pass over the weights, and draws the next token of
+  /// those with a sampler. Unless it succeeds, caches and samplers stay as they were. Steps on different
+  /// caches may run at the same time.
+  Status step(const std::vector<StepSequence>& sequences, std::vector<std::optional<SampledToken>>& out,
+              ThreadPool& pool, const CancelFlag& cancelled) const;
 
  private:
   /// States after the final norm, [ids, hidden].
@@ -54,8 +68,27 @@ class DecoderModel {
   /// logits [tokens, vocab] of final states, softcapped.
   void project(ThreadPool& pool, size_t tokens, const float* states, float* logits) const;
 
+  // model_step.cc
+  struct StepContext;
+  struct StepPass;
+  void findRotaries();
+  Status checkStep(const std::vector<StepSequence>& sequences) const;
+  Status runPass(const StepPass& pass, StepContext& context, ThreadPool& pool,
+                 const CancelFlag& cancelled) const;
+  Status sampleAll(const std::vector<StepSequence>& sequences, const std::vector<size_t>& sampled,
+                   StepContext& context, std::vector<std::optional<SampledToken>>& out, ThreadPool& pool,
+                   const CancelFlag& cancelled) const;
+  std::unique_ptr<StepContext> takeContext() const;
+
   ModelParts parts_;
   Norm finalNorm_;
+  // The rotary specs of the blocks, each once, and which of them a block has.
+  std::vector<RotarySpec> rotaries_;
+  std::vector<size_t> rotaryOf_;
+
+  // Memory of steps that are not running.
+  mutable std::mutex contextsMutex_;
+  mutable std::vector<std::unique_ptr<StepContext>> contexts_;
 };
 
 }  // namespace slim
