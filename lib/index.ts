@@ -14,10 +14,11 @@ export type { TensorInfo } from './checkpoint/tensor_info.js'
 export { SlimError, type SlimErrorCode, type SlimErrorDetails } from './errors.js'
 export { type EvaluateOptions, type Evaluation, evaluatePerplexity } from './evaluate/perplexity.js'
 export type {
+  Activations,
   BlockDType,
+  CacheDType,
   DType,
   FloatDType,
-  CacheDType,
   LinearRole,
   NativeDecoderModel,
   NativeJob,
@@ -28,8 +29,10 @@ export type {
   NormRole,
   Quantizer,
   SampledToken,
+  SamplerOptions,
   StepSequence,
   TapName,
+  TokenLogprob,
 } from './native/addon.js'
 export type { Device } from './native/device.js'
 export type { Matrix, StepOptions } from './native/matrix.js'
@@ -51,7 +54,7 @@ export { allocationSvg, errorSvg } from './report/allocation.js'
 export { type SizeQualityOptions, type SizeQualityPoint, sizeQualitySvg } from './report/size_quality.js'
 export type { ChatMessage, ChatTemplateOptions } from './runtime/chat_template.js'
 export type { GenerateOptions, KvCacheType } from './runtime/generate_options.js'
-export type { FinishReason, GeneratedToken, Generation, TokenAlternative } from './runtime/generation.js'
+export type { FinishReason, GeneratedToken, Generation } from './runtime/generation.js'
 export { type LoadOptions, loadModel, type Model } from './runtime/model.js'
 export type {
   ChatOptions,

@@ -1,4 +1,5 @@
 /** A text in the making, token by token, as its consumer takes it. */
+import type { TokenLogprob } from '../native/addon.js'
 import type { Sequence } from './sequence.js'
 
 export interface GeneratedToken {
@@ -8,12 +9,7 @@ export interface GeneratedToken {
   /** Natural log of the token's probability at temperature 1. */
   logprob: number
   /** The likeliest tokens in its place, likeliest first; with the option `logprobs`. */
-  top?: TokenAlternative[]
-}
-
-export interface TokenAlternative {
-  tokenId: number
-  logprob: number
+  top?: TokenLogprob[]
 }
 
 /** A token that ends texts; a stop string; or maxTokens. */
@@ -23,29 +19,38 @@ export type FinishReason = 'eos' | 'stop' | 'length'
  * Nothing is computed before the first token is asked for, and then no more than one token ahead of the consumer.
  * `break`, return() and the signal end it.
  */
-export class Generation implements AsyncIterableIterator<GeneratedToken> {
+export interface Generation extends AsyncIterableIterator<GeneratedToken, undefined, undefined> {
+  /** Why the text ended; null until it has, and when it was ended from outside or by an error. */
+  readonly finishReason: FinishReason | null
+  /** Tokens of the prompt; 0 before the first token is asked for. */
+  readonly promptTokens: number
+  /** Those of them whose keys and values another sequence of the session had computed. */
+  readonly reusedTokens: number
+  /** Tokens given so far, the end token included. */
+  readonly generatedTokens: number
+  return(): Promise<IteratorResult<GeneratedToken, undefined>>
+  [Symbol.asyncIterator](): Generation
+}
+
+export class SequenceGeneration implements Generation {
   #sequence: Sequence | null = null
   #ended = false
 
-  /** Made by generate and chat; `start` checks the arguments. */
+  /** `start` checks the arguments of the call and hands the sequence to its scheduler. */
   constructor(private readonly start: () => Sequence) {}
 
-  /** Why the text ended; null until it has, and when it was ended from outside or by an error. */
   get finishReason(): FinishReason | null {
     return this.#sequence?.finishReason ?? null
   }
 
-  /** Tokens of the prompt, as far as they are known: 0 before the first token is asked for. */
   get promptTokens(): number {
     return this.#sequence?.prompt.length ?? 0
   }
 
-  /** Those whose keys and values another sequence of the session had computed. */
   get reusedTokens(): number {
     return this.#sequence?.reusedTokens ?? 0
   }
 
-  /** Tokens made so far, the end token included. */
   get generatedTokens(): number {
     return this.#sequence?.generatedTokens ?? 0
   }

@@ -2,22 +2,29 @@
 import type { DecoderSpec } from '../architecture/spec.js'
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
 import { SlimError } from '../errors.js'
-import { addon, type NativeDecoderBlock, type NativeDecoderModel, run } from '../native/addon.js'
+import {
+  type Activations,
+  addon,
+  type NativeDecoderBlock,
+  type NativeDecoderModel,
+  run,
+} from '../native/addon.js'
 import { checkDevice, checkThreads, type Device } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import type { ChatMessage } from './chat_template.js'
 import type { GenerateOptions } from './generate_options.js'
-import { Generation } from './generation.js'
+import { type Generation, SequenceGeneration } from './generation.js'
 import type { Scheduler } from './scheduler.js'
 import {
-  type Batch,
+  BatchSession,
   beginChat,
   beginText,
   type ChatOptions,
   openBatch,
-  Session,
+  type Session,
   type SessionOptions,
 } from './session.js'
+import { modelKey, shareModel } from './shared_model.js'
 import { checkTokenIds } from './token_ids.js'
 import { loadTokenizer, type Tokenizer } from './tokenizer.js'
 import { checkpointSpec, loadBlockWeights, loadEmbedding, loadMatrix, loadNorm } from './weights.js'
@@ -26,6 +33,11 @@ export interface LoadOptions {
   device?: Device
   /** Threads of the native code (default: all cores). */
   threads?: number
+  /**
+   * How packed layers are multiplied: with inputs rounded to int8, one scale a group (default), or exactly in float32,
+   * which is slower.
+   */
+  activations?: Activations
   /** Ends the loading between two blocks. */
   signal?: AbortSignal
 }
@@ -37,23 +49,40 @@ const MOST_ARRAY_BYTES = 2 ** 32 - 1
 export async function loadModel(source: string, options: LoadOptions = {}): Promise<Model> {
   checkDevice(options.device)
   const threads = checkThreads(options.threads)
+  const { activations = 'int8' } = options
+  if (activations !== 'int8' && activations !== 'float32')
+    throw SlimError.invalidArgument('activations', "'int8' or 'float32'", activations)
   const checkpoint = await openCheckpoint(source, { threads })
   try {
     const spec = checkpointSpec(checkpoint)
-    using blocks = new Handles()
-    const natives: NativeDecoderBlock[] = []
-    for (const block of spec.blocks) {
-      if (options.signal?.aborted)
-        throw new SlimError('SLIM_ABORTED', `Loading ${source} was aborted`, { cause: options.signal.reason })
-      using handles = new Handles()
-      const weights = handles.ownBlock(await loadBlockWeights(checkpoint, block))
-      natives.push(blocks.own(new (addon().DecoderBlock)(block.spec, weights)))
-    }
-    return new Model(checkpoint, spec, await buildDecoder(checkpoint, spec, natives), threads)
+    const key = await modelKey(checkpoint, { activations })
+    const native = await shareModel(
+      key,
+      () => loadDecoder(checkpoint, spec, { ...options, activations }),
+      options.signal,
+    )
+    return new Model(checkpoint, spec, native, threads)
   } catch (error) {
     checkpoint.dispose()
     throw SlimError.from(error, { file: source })
   }
+}
+
+async function loadDecoder(
+  checkpoint: Checkpoint,
+  spec: DecoderSpec,
+  { activations, signal }: LoadOptions,
+): Promise<NativeDecoderModel> {
+  using blocks = new Handles()
+  const natives: NativeDecoderBlock[] = []
+  for (const block of spec.blocks) {
+    if (signal?.aborted)
+      throw new SlimError('SLIM_ABORTED', `Loading ${checkpoint.path} was aborted`, { cause: signal.reason })
+    using handles = new Handles()
+    const weights = handles.ownBlock(await loadBlockWeights(checkpoint, block))
+    natives.push(blocks.own(new (addon().DecoderBlock)(block.spec, weights)))
+  }
+  return await buildDecoder(checkpoint, spec, natives, activations)
 }
 
 /** The native model around given blocks, which it shares. */
@@ -61,6 +90,7 @@ export async function buildDecoder(
   checkpoint: Checkpoint,
   spec: DecoderSpec,
   blocks: NativeDecoderBlock[],
+  activations: Activations = 'float32',
 ): Promise<NativeDecoderModel> {
   using handles = new Handles()
   const { finalNorm, head, vocabSize: rows, hiddenSize: cols } = spec
@@ -75,6 +105,7 @@ export async function buildDecoder(
       ? parts.embedding
       : handles.own(await loadMatrix(checkpoint, { name: head.name, rows, cols })),
     logitSoftcap: spec.logitSoftcap,
+    activations,
   })
 }
 
@@ -122,21 +153,21 @@ export class Model implements AsyncDisposable {
 
   /** Continues a prompt; `break` or the signal ends it. A text gets special tokens, token ids are taken as they are. */
   generate(prompt: string | ArrayLike<number>, { kvCache, ...options }: GenerateOptions = {}): Generation {
-    return new Generation(() => beginText(this.#batchOfOne(kvCache), prompt, options))
+    return new SequenceGeneration(() => beginText(this.#batchOfOne(kvCache), prompt, options))
   }
 
   /** Answers a chat, in the words of the model's chat template. */
   chat(messages: readonly ChatMessage[], { kvCache, ...options }: ChatOptions = {}): Generation {
-    return new Generation(() => beginChat(this.#batchOfOne(kvCache), messages, options))
+    return new SequenceGeneration(() => beginChat(this.#batchOfOne(kvCache), messages, options))
   }
 
   /** For many texts at once, and for chats whose turns reuse what was computed for those before. */
   session(options: SessionOptions = {}): Session {
-    return new Session(this, options, this.#holders)
+    return new BatchSession(this, options, this.#holders)
   }
 
   /** It holds nothing once its one sequence has ended. */
-  #batchOfOne(kvCache: GenerateOptions['kvCache']): Batch {
+  #batchOfOne(kvCache: GenerateOptions['kvCache']) {
     return openBatch(this, { maxSequences: 1, keptCaches: 0, kvCache }, this.#holders)
   }
 

@@ -10,7 +10,7 @@ import {
   type KvCacheType,
   resolveOptions,
 } from './generate_options.js'
-import { Generation } from './generation.js'
+import { type Generation, SequenceGeneration } from './generation.js'
 import type { Model } from './model.js'
 import { Scheduler } from './scheduler.js'
 import { Sequence } from './sequence.js'
@@ -34,39 +34,51 @@ export type SequenceOptions = Omit<GenerateOptions, 'kvCache'>
 export type ChatOptions = GenerateOptions & ChatTemplateOptions
 export type SessionChatOptions = SequenceOptions & ChatTemplateOptions
 
-export class Session implements AsyncDisposable {
+/** One step of the model at a time serves all texts that are being made; they come and go between steps. */
+export interface Session extends AsyncDisposable {
+  /** Most tokens of one sequence, prompt and answer. */
   readonly contextLength: number
+  /** Sequences that are being run. */
+  readonly activeSequences: number
+  /** Sequences that wait for one of `maxSequences` places. */
+  readonly waitingSequences: number
+  /** Continues a prompt: a text gets the tokenizer's special tokens, token ids are taken as they are. */
+  generate(prompt: string | ArrayLike<number>, options?: SequenceOptions): Generation
+  /** Answers a chat, in the words of the model's chat template. */
+  chat(messages: readonly ChatMessage[], options?: SessionChatOptions): Generation
+  /** Ends all sequences with SLIM_DISPOSED and frees their caches. */
+  dispose(): Promise<void>
+}
+
+export class BatchSession implements Session {
   readonly #batch: Batch
 
-  /** Made by Model.session. */
   constructor(model: Model, options: SessionOptions, holders: Set<Scheduler>) {
     this.#batch = openBatch(model, options, holders)
-    this.contextLength = this.#batch.contextLength
   }
 
-  /** Sequences that are being run. */
+  get contextLength(): number {
+    return this.#batch.contextLength
+  }
+
   get activeSequences(): number {
     return this.#batch.scheduler.activeSequences
   }
 
-  /** Sequences that wait for one of `maxSequences` places. */
   get waitingSequences(): number {
     return this.#batch.scheduler.waitingSequences
   }
 
-  /** Continues a prompt: a text gets the tokenizer's special tokens, token ids are taken as they are. */
   generate(prompt: string | ArrayLike<number>, options: SequenceOptions = {}): Generation {
-    return new Generation(() => beginText(this.#batch, prompt, options))
+    return new SequenceGeneration(() => beginText(this.#batch, prompt, options))
   }
 
-  /** Answers a chat, in the words of the model's chat template. */
   chat(messages: readonly ChatMessage[], options: SessionChatOptions = {}): Generation {
-    return new Generation(() => beginChat(this.#batch, messages, options))
+    return new SequenceGeneration(() => beginChat(this.#batch, messages, options))
   }
 
-  /** Ends all sequences with SLIM_DISPOSED and frees their caches. */
-  async dispose(): Promise<void> {
-    await this.#batch.scheduler.dispose()
+  dispose(): Promise<void> {
+    return this.#batch.scheduler.dispose()
   }
 
   [Symbol.asyncDispose](): Promise<void> {

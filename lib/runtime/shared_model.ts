@@ -39,8 +39,7 @@ export async function shareModel(
         found.dispose()
       }
     }
-    if (signal?.aborted)
-      throw new SlimError('SLIM_ABORTED', 'Loading was aborted', { cause: signal.reason })
+    if (signal?.aborted) throw new SlimError('SLIM_ABORTED', 'Loading was aborted', { cause: signal.reason })
     await setTimeout(POLL_MS)
   }
 }

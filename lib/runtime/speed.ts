@@ -41,14 +41,10 @@ export async function measureSpeed(
     if (count > maxPositions)
       throw SlimError.invalidArgument(name, `at most the model's ${maxPositions} positions`, count)
   const random = new SplitMix64(0)
-  const samplerOptions = {
-    ...{ temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, repetitionWindow: 0 },
-    ...{ seed: 0, topLogprobs: 0 },
-  }
   /** Seconds of appending the tokens in steps of so many. */
   const seconds = async (tokens: number, tokensAStep: number): Promise<number> => {
     const cache = native.cache(tokens, cacheDType)
-    const sampler = new (addon().Sampler)(samplerOptions)
+    const sampler = new (addon().Sampler)({})
     try {
       let ids = Int32Array.from({ length: tokensAStep }, () => random.below(vocabSize))
       const started = performance.now()

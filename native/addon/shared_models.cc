@@ -1,5 +1,6 @@
-// One copy of a model's weights for all threads of the process: models by a key, which says what they were made of
-// and how. The registry owns nothing: a model is freed with the last object of any thread that uses it.
+// One copy of a model's weights for all threads of the process: models by a key, which says what they were
+// made of and how. The registry owns nothing: a model is freed with the last object of any thread that uses
+// it.
 #include <map>
 #include <memory>
 #include <mutex>
@@ -21,9 +22,8 @@ class SharedModels {
   /// The model of this key, if it is loaded. `claimed`: it is not, and the caller is the one to load it.
   std::shared_ptr<DecoderModel> find(const std::string& key, bool& claimed) {
     std::lock_guard lock(mutex_);
-    std::erase_if(entries_, [](const auto& entry) {
-      return !entry.second.loading && entry.second.model.expired();
-    });
+    std::erase_if(entries_,
+                  [](const auto& entry) { return !entry.second.loading && entry.second.model.expired(); });
     Entry& entry = entries_[key];
     auto model = entry.model.lock();
     claimed = !model && !entry.loading;
@@ -66,9 +66,9 @@ class ModelClaim : public NativeObject<ModelClaim> {
   ~ModelClaim() override { release(nullptr); }
 
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "ModelClaim",
-                       {instanceMethod<&ModelClaim::publish>("publish"),
-                        instanceMethod<&ModelClaim::dispose>("dispose")});
+    return DefineClass(
+        env, "ModelClaim",
+        {instanceMethod<&ModelClaim::publish>("publish"), instanceMethod<&ModelClaim::dispose>("dispose")});
   }
 
  private:

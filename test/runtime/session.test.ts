@@ -18,7 +18,7 @@ const PROMPTS = ['once', 'upon a time', 'b', 'in a hole in the ground there live
 
 describe('a batch', () => {
   it('gives every sequence what it would get alone, whenever it comes and however long it is', async () => {
-    const { model, steps, caches, tokenizer } = scriptedModel()
+    const { model, native, steps, caches, tokenizer } = scriptedModel()
     const session = model.session({ maxSequences: 4, promptChunk: 7 })
     const texts = await Promise.all(
       PROMPTS.map(async (prompt, i) => {
@@ -28,6 +28,7 @@ describe('a batch', () => {
     )
     expect(texts).toEqual(PROMPTS.map((prompt, i) => continuation(tokenizer, prompt, 5 + 4 * i)))
     expect(Math.max(...steps.map(({ sequences }) => sequences.length))).toBeGreaterThan(2)
+    expect(native.mostRunning).toBe(1)
     await session.dispose()
     expect(caches.every(({ disposed }) => disposed)).toBe(true)
   })

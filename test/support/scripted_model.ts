@@ -1,7 +1,7 @@
 /** A stand-in for a native model whose next token is a function of the tokens before it; it records its steps. */
 import { SlimError } from '../../lib/errors.js'
 import type { Model } from '../../lib/index.js'
-import type { NativeDecoderModel, NativeKvCache, StepSequence } from '../../lib/native/addon.js'
+import type { CacheDType, NativeDecoderModel, NativeKvCache, StepSequence } from '../../lib/native/addon.js'
 import { Model as ModelClass } from '../../lib/runtime/model.js'
 import { loadTokenizer, type Tokenizer } from '../../lib/runtime/tokenizer.js'
 
@@ -45,19 +45,24 @@ export function hashed(ids: readonly number[]): number {
 class ScriptedCache implements NativeKvCache {
   ids: number[] = []
   disposed = false
+  busy = false
   constructor(
     readonly capacity: number,
-    readonly dtype: string,
+    readonly dtype: CacheDType,
   ) {}
+  get byteLength(): number {
+    return this.ids.length
+  }
   get length(): number {
     return this.ids.length
   }
   truncate(length: number): void {
     this.ids.length = length
   }
-  copyPrefix(from: ScriptedCache, length: number): void {
-    if (from.disposed) throw new Error('The source of the prefix is disposed')
-    this.ids = from.ids.slice(0, length)
+  copyPrefix(from: NativeKvCache, length: number): void {
+    const { ids, disposed } = from as ScriptedCache
+    if (disposed) throw new Error('The source of the prefix is disposed')
+    this.ids = ids.slice(0, length)
   }
   dispose(): void {
     this.disposed = true
@@ -91,16 +96,16 @@ export function scriptedModel({
 }: ScriptedOptions = {}) {
   const steps: ScriptedStep[] = []
   const caches: ScriptedCache[] = []
-  let running = 0
   const native = {
     disposed: false,
-    cache(capacity: number, dtype: string) {
+    running: 0,
+    mostRunning: 0,
+    cache(capacity: number, dtype: CacheDType) {
       const cache = new ScriptedCache(capacity, dtype)
       caches.push(cache)
       return cache
     },
     step(sequences: readonly StepSequence[]) {
-      if (running++ > 0) throw new Error('Two steps at a time')
       const parts = sequences.map(({ cache, ids, sampler }) => ({
         cache: cache as ScriptedCache,
         before: [...(cache as ScriptedCache).ids],
@@ -112,9 +117,16 @@ export function scriptedModel({
         cancelled: false,
       }
       steps.push(step)
+      for (const { cache } of parts) {
+        if (cache.busy) throw new Error('A cache serves one step at a time')
+        cache.busy = true
+      }
+      native.running++
+      native.mostRunning = Math.max(native.mostRunning, native.running)
       const compute = async () => {
         await gate()
-        running--
+        native.running--
+        for (const { cache } of parts) cache.busy = false
         if (step.cancelled) throw new SlimError('SLIM_ABORTED', 'Aborted')
         for (const { ids } of parts) check(ids)
         return parts.map(({ cache, ids, drawn }) => {
