@@ -87,7 +87,7 @@ async function runGenerate(source: string, flags: Flags, { output, signal }: Con
     const maxTokens = flags.maxTokens ?? Math.max(1, session.contextLength - ids.length)
     return session.generate(ids, { ...options, maxTokens, signal: stop })
   }
-  if (prompt === undefined) return converse(before, answer, { output, signal })
+  if (prompt === undefined) return await converse(before, answer, { output, signal })
   finish(output, await show(output, answer([...before, { role: 'user', content: prompt }], signal)))
 }
 

@@ -7,6 +7,7 @@ export interface Shown {
   text: string
   tokens: number
   promptTokens: number
+  reusedTokens: number
   finishReason: Generation['finishReason']
   /** Until the first token: of the prompt. */
   promptSeconds: number
@@ -30,6 +31,6 @@ export async function show(
     onText?.(token.text)
     text += token.text
   }
-  const { promptTokens, finishReason, generatedTokens: tokens } = generation
-  return { text, tokens, promptTokens, finishReason, promptSeconds, seconds: seconds() }
+  const { promptTokens, reusedTokens, finishReason, generatedTokens: tokens } = generation
+  return { text, tokens, promptTokens, reusedTokens, finishReason, promptSeconds, seconds: seconds() }
 }
