@@ -28,6 +28,7 @@ export async function shareModel(
   signal?: AbortSignal,
 ): Promise<NativeDecoderModel> {
   for (;;) {
+    if (signal?.aborted) throw new SlimError('SLIM_ABORTED', 'Loading was aborted', { cause: signal.reason })
     const found = addon().sharedModel(key)
     if (found && !('publish' in found)) return found
     if (found) {
@@ -39,7 +40,6 @@ export async function shareModel(
         found.dispose()
       }
     }
-    if (signal?.aborted) throw new SlimError('SLIM_ABORTED', 'Loading was aborted', { cause: signal.reason })
     await setTimeout(POLL_MS)
   }
 }
