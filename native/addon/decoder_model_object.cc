@@ -43,6 +43,12 @@ ModelParts asParts(const Napi::Value& value) {
   }
   parts.head = asWeight(object.Get("head"), "head");
   parts.logitSoftcap = float(asNumber(object.Get("logitSoftcap"), "logitSoftcap"));
+  if (const Napi::Value given = object.Get("activations"); !isMissing(given)) {
+    const std::string name = asString(given, "activations");
+    if (name != "int8" && name != "float32")
+      throwInvalid(value.Env(), "activations", "'int8' or 'float32'", given);
+    parts.int8 = name == "int8";
+  }
   return parts;
 }
 
@@ -79,6 +85,15 @@ std::shared_ptr<DecoderModel> DecoderModelObject::get(const Napi::Value& value) 
 std::shared_ptr<DecoderModel> DecoderModelObject::model(const Napi::CallbackInfo& info) const {
   if (!model_) throw toError(info.Env(), Status::error("SLIM_DISPOSED", "The model is disposed"));
   return model_;
+}
+
+// prepare(threads): NativeJob<void>
+Napi::Value DecoderModelObject::prepare(const Napi::CallbackInfo& info) {
+  auto m = model(info);
+  auto pool = asThreads(info[0]);
+  return startJob(
+      info.Env(), [=](const CancelFlag& cancelled) { return m->prepare(*pool, cancelled); },
+      [](Napi::Env e) { return e.Undefined(); });
 }
 
 // logits(ids, threads): NativeJob<Float32Array>
@@ -216,7 +231,8 @@ Napi::Value DecoderModelObject::dispose(const Napi::CallbackInfo& info) {
 Napi::Function DecoderModelObject::define(Napi::Env env) {
   return DefineClass(
       env, "DecoderModel",
-      {instanceMethod<&DecoderModelObject::logits>("logits"),
+      {instanceMethod<&DecoderModelObject::prepare>("prepare"),
+       instanceMethod<&DecoderModelObject::logits>("logits"),
        instanceMethod<&DecoderModelObject::tokenNll>("tokenNll"),
        instanceMethod<&DecoderModelObject::compare>("compare"),
        instanceMethod<&DecoderModelObject::cache>("cache"), instanceMethod<&DecoderModelObject::step>("step"),
