@@ -14,6 +14,7 @@ export type { TensorInfo } from './checkpoint/tensor_info.js'
 export { SlimError, type SlimErrorCode, type SlimErrorDetails } from './errors.js'
 export { type EvaluateOptions, type Evaluation, evaluatePerplexity } from './evaluate/perplexity.js'
 export type {
+  Activations,
   BlockDType,
   DType,
   FloatDType,
