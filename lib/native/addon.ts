@@ -304,6 +304,8 @@ export interface SamplerOptions {
 
 /** Draws the tokens of one sequence: its random numbers and its recent tokens. */
 export interface NativeSampler {
+  /** Draws from these logits [vocab], and accepts the token. */
+  sample(logits: Float32Array): SampledToken
   /** Tells it of tokens that it has not drawn, such as a prompt's. */
   accept(ids: Int32Array): void
   dispose(): void

@@ -165,22 +165,6 @@ struct Step {
   std::vector<std::optional<SampledToken>> tokens;
 };
 
-Napi::Object toObject(Napi::Env env, const TokenLogprob& token) {
-  auto object = Napi::Object::New(env);
-  object.Set("tokenId", token.tokenId);
-  object.Set("logprob", token.logprob);
-  return object;
-}
-
-Napi::Value toValue(Napi::Env env, const std::optional<SampledToken>& token) {
-  if (!token) return env.Null();
-  auto object = toObject(env, *token);
-  auto top = Napi::Array::New(env, token->top.size());
-  for (size_t i = 0; i < token->top.size(); ++i) top.Set(uint32_t(i), toObject(env, token->top[i]));
-  object.Set("top", top);
-  return object;
-}
-
 }  // namespace
 
 // step([{ cache, ids, sampler? }], threads): NativeJob<(SampledToken | null)[]>
@@ -218,7 +202,8 @@ Napi::Value DecoderModelObject::step(const Napi::CallbackInfo& info) {
       // The step is held here: caches and samplers are free when the promise settles, whatever the outcome.
       [step](Napi::Env e) {
         auto result = Napi::Array::New(e, step->tokens.size());
-        for (size_t i = 0; i < step->tokens.size(); ++i) result.Set(uint32_t(i), toValue(e, step->tokens[i]));
+        for (size_t i = 0; i < step->tokens.size(); ++i)
+          result.Set(uint32_t(i), step->tokens[i] ? toValue(e, *step->tokens[i]) : e.Null());
         return result;
       });
 }
