@@ -12,6 +12,7 @@ const PackedKernels& activePackedKernels() {
 #if defined(__x86_64__)
   static const bool vnni = hasVnni();
   if (activeInstructionSet() == InstructionSet::Avx512 && vnni) return kPackedAvx512;
+  if (activeInstructionSet() != InstructionSet::Portable) return kPackedAvx2;
 #endif
   return kPackedPortable;
 }
