@@ -257,10 +257,10 @@ export interface ModelParts extends EmbeddingParts {
   /** cap · tanh(logits / cap); 0: none. */
   logitSoftcap: number
   /**
-   * How packed matrices are multiplied: with activations in int8, in groups with a scale each, or (default) exactly in
-   * float32.
+   * What packed matrices take (default float32). For int8 they are put into the order of its kernels, beside the
+   * packed form, at the first pass or by prepare().
    */
-  activations?: 'int8' | 'float32'
+  activations?: Activations
 }
 
 /** I8: int8 with a float16 scale for every position and head. */
@@ -304,6 +304,8 @@ export interface SamplerOptions {
 
 /** Draws the tokens of one sequence: its random numbers and its recent tokens. */
 export interface NativeSampler {
+  /** Draws from these logits [vocab], and accepts the token. */
+  sample(logits: Float32Array): SampledToken
   /** Tells it of tokens that it has not drawn, such as a prompt's. */
   accept(ids: Int32Array): void
   dispose(): void
@@ -329,6 +331,8 @@ export interface StepSequence {
 }
 
 export interface NativeDecoderModel {
+  /** Makes at once what the first pass would otherwise make. */
+  prepare(threads: number): NativeJob<void>
   /** Logits [ids.length, vocab] of one sequence. */
   logits(ids: Int32Array, threads: number): NativeJob<Float32Array>
   /** Negative log-likelihood of ids[t + 1] after ids[0 … t], natural log: ids.length − 1 values, float32. */

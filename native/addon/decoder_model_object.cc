@@ -43,6 +43,12 @@ ModelParts asParts(const Napi::Value& value) {
   }
   parts.head = asWeight(object.Get("head"), "head");
   parts.logitSoftcap = float(asNumber(object.Get("logitSoftcap"), "logitSoftcap"));
+  if (const Napi::Value given = object.Get("activations"); !isMissing(given)) {
+    const std::string name = asString(given, "activations");
+    if (name != "int8" && name != "float32")
+      throwInvalid(value.Env(), "activations", "'int8' or 'float32'", given);
+    parts.int8 = name == "int8";
+  }
   return parts;
 }
 
@@ -87,6 +93,15 @@ std::shared_ptr<DecoderModel> DecoderModelObject::get(const Napi::Value& value) 
 std::shared_ptr<DecoderModel> DecoderModelObject::model(const Napi::CallbackInfo& info) const {
   if (!model_) throw toError(info.Env(), Status::error("SLIM_DISPOSED", "The model is disposed"));
   return model_;
+}
+
+// prepare(threads): NativeJob<void>
+Napi::Value DecoderModelObject::prepare(const Napi::CallbackInfo& info) {
+  auto m = model(info);
+  auto pool = asThreads(info[0]);
+  return startJob(
+      info.Env(), [=](const CancelFlag& cancelled) { return m->prepare(*pool, cancelled); },
+      [](Napi::Env e) { return e.Undefined(); });
 }
 
 // logits(ids, threads): NativeJob<Float32Array>
@@ -158,22 +173,6 @@ struct Step {
   std::vector<std::optional<SampledToken>> tokens;
 };
 
-Napi::Object toObject(Napi::Env env, const TokenLogprob& token) {
-  auto object = Napi::Object::New(env);
-  object.Set("tokenId", token.tokenId);
-  object.Set("logprob", token.logprob);
-  return object;
-}
-
-Napi::Value toValue(Napi::Env env, const std::optional<SampledToken>& token) {
-  if (!token) return env.Null();
-  auto object = toObject(env, *token);
-  auto top = Napi::Array::New(env, token->top.size());
-  for (size_t i = 0; i < token->top.size(); ++i) top.Set(uint32_t(i), toObject(env, token->top[i]));
-  object.Set("top", top);
-  return object;
-}
-
 }  // namespace
 
 // step([{ cache, ids, sampler? }], threads): NativeJob<(SampledToken | null)[]>
@@ -211,7 +210,8 @@ Napi::Value DecoderModelObject::step(const Napi::CallbackInfo& info) {
       // The step is held here: caches and samplers are free when the promise settles, whatever the outcome.
       [step](Napi::Env e) {
         auto result = Napi::Array::New(e, step->tokens.size());
-        for (size_t i = 0; i < step->tokens.size(); ++i) result.Set(uint32_t(i), toValue(e, step->tokens[i]));
+        for (size_t i = 0; i < step->tokens.size(); ++i)
+          result.Set(uint32_t(i), step->tokens[i] ? toValue(e, *step->tokens[i]) : e.Null());
         return result;
       });
 }
@@ -224,7 +224,8 @@ Napi::Value DecoderModelObject::dispose(const Napi::CallbackInfo& info) {
 Napi::Function DecoderModelObject::define(Napi::Env env) {
   return DefineClass(
       env, "DecoderModel",
-      {instanceMethod<&DecoderModelObject::logits>("logits"),
+      {instanceMethod<&DecoderModelObject::prepare>("prepare"),
+       instanceMethod<&DecoderModelObject::logits>("logits"),
        instanceMethod<&DecoderModelObject::tokenNll>("tokenNll"),
        instanceMethod<&DecoderModelObject::compare>("compare"),
        instanceMethod<&DecoderModelObject::cache>("cache"), instanceMethod<&DecoderModelObject::step>("step"),

@@ -66,6 +66,7 @@ class DecoderModelObject : public NativeObject<DecoderModelObject> {
 
  private:
   std::shared_ptr<DecoderModel> model(const Napi::CallbackInfo& info) const;
+  Napi::Value prepare(const Napi::CallbackInfo& info);
   Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value tokenNll(const Napi::CallbackInfo& info);
   Napi::Value compare(const Napi::CallbackInfo& info);

@@ -28,7 +28,22 @@ SamplerOptions asSamplerOptions(const Napi::Value& value) {
   return options;
 }
 
+Napi::Object toObject(Napi::Env env, const TokenLogprob& token) {
+  auto object = Napi::Object::New(env);
+  object.Set("tokenId", token.tokenId);
+  object.Set("logprob", token.logprob);
+  return object;
+}
+
 }  // namespace
+
+Napi::Value toValue(Napi::Env env, const SampledToken& token) {
+  auto object = toObject(env, token);
+  auto top = Napi::Array::New(env, token.top.size());
+  for (size_t i = 0; i < token.top.size(); ++i) top.Set(uint32_t(i), toObject(env, token.top[i]));
+  object.Set("top", top);
+  return object;
+}
 
 SamplerObject::SamplerObject(const Napi::CallbackInfo& info) : NativeObject(info) {
   guarded(info.Env(), [&] {
@@ -44,12 +59,32 @@ std::shared_ptr<SharedSampler> SamplerObject::get(const Napi::Value& value) {
   return Unwrap(value.As<Napi::Object>())->sampler_;
 }
 
+BusyHold SamplerObject::holdIdle(const Napi::CallbackInfo& info) const {
+  if (!sampler_) throw toError(info.Env(), Status::error("SLIM_DISPOSED", "The sampler is disposed"));
+  return hold(info.Env(), sampler_, "sampler", "a sampler that no step is using", "Await the step first");
+}
+
+// sample(logits): SampledToken
+Napi::Value SamplerObject::sample(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  const BusyHold held = holdIdle(info);
+  if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_float32_array ||
+      info[0].As<Napi::TypedArray>().ElementLength() == 0)
+    throwInvalid(env, "logits", "a Float32Array of at least one logit", info[0]);
+  const auto given = info[0].As<Napi::Float32Array>();
+  std::vector<float> logits(given.Data(), given.Data() + given.ElementLength());
+  Sampler next = sampler_->sampler;
+  SamplerScratch scratch;
+  SampledToken token;
+  throwIfError(env, next.sample(logits.data(), logits.size(), scratch, token));
+  sampler_->sampler = std::move(next);
+  return toValue(env, token);
+}
+
 // accept(ids)
 Napi::Value SamplerObject::accept(const Napi::CallbackInfo& info) {
-  if (!sampler_) throw toError(info.Env(), Status::error("SLIM_DISPOSED", "The sampler is disposed"));
   const auto ids = asIds(info[0], "ids");
-  const BusyHold held =
-      hold(info.Env(), sampler_, "sampler", "a sampler that no step is using", "Await the step first");
+  const BusyHold held = holdIdle(info);
   sampler_->sampler.accept(ids);
   return info.Env().Undefined();
 }
@@ -62,7 +97,8 @@ Napi::Value SamplerObject::dispose(const Napi::CallbackInfo& info) {
 Napi::Function SamplerObject::define(Napi::Env env) {
   return DefineClass(
       env, "Sampler",
-      {instanceMethod<&SamplerObject::accept>("accept"), instanceMethod<&SamplerObject::dispose>("dispose")});
+      {instanceMethod<&SamplerObject::sample>("sample"), instanceMethod<&SamplerObject::accept>("accept"),
+       instanceMethod<&SamplerObject::dispose>("dispose")});
 }
 
 }  // namespace slim::addon

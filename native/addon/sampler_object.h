@@ -23,10 +23,17 @@ class SamplerObject : public NativeObject<SamplerObject> {
   static Napi::Function define(Napi::Env env);
 
  private:
+  Napi::Value sample(const Napi::CallbackInfo& info);
   Napi::Value accept(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
 
+  /// Throws when it is disposed or a step has it.
+  BusyHold holdIdle(const Napi::CallbackInfo& info) const;
+
   std::shared_ptr<SharedSampler> sampler_;
 };
+
+/// { tokenId, logprob, top }
+Napi::Value toValue(Napi::Env env, const SampledToken& token);
 
 }  // namespace slim::addon

@@ -8,7 +8,14 @@
 
 namespace slim {
 
-const PackedKernels& activePackedKernels() { return kPackedPortable; }
+const PackedKernels& activePackedKernels() {
+#if defined(__x86_64__)
+  static const bool vnni = hasVnni();
+  if (activeInstructionSet() == InstructionSet::Avx512 && vnni) return kPackedAvx512;
+  if (activeInstructionSet() != InstructionSet::Portable) return kPackedAvx2;
+#endif
+  return kPackedPortable;
+}
 
 void multiplyPacked(ThreadPool& pool, const PackedActivations& x, std::span<const PackedProduct> products) {
   if (x.tokens() == 0) return;

@@ -212,7 +212,7 @@ void DecoderBlock::runAttention(float* states, size_t tokens, const Attend& atte
   tap(taps, &BlockTaps::qkv, normed, tokens, hidden, endingSequences, pool);
 
   float* qkv = scratch.qkv.reserve(tokens * spec_.qkvWidth());
-  projectQkv(pool, tokens, normed, qkv);
+  projectQkv(pool, tokens, normed, qkv, scratch.int8 ? &scratch.activations : nullptr);
   float* attended = scratch.attended.reserve(tokens * spec_.queryWidth());
   attend(qkv, attended);
   tap(taps, &BlockTaps::o, attended, tokens, spec_.queryWidth(), endingSequences, pool);
@@ -226,37 +226,58 @@ void DecoderBlock::runMlp(float* states, const float* input, size_t tokens, cons
   const bool gated = spec_.mlp != Mlp::Plain;
   const size_t width = gateUpWidth();
   float* inner = scratch.mlp.reserve(tokens * width);
-  projectGateUp(pool, tokens, input, inner);
+  projectGateUp(pool, tokens, input, inner, scratch.int8 ? &scratch.activations : nullptr);
   activateRows(pool, spec_.activation, tokens, intermediate_, inner, gated ? inner + intermediate_ : nullptr,
                width);
   tap(taps, &BlockTaps::down, inner, tokens, width, endingSequences, pool);
   if (!taps) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
 }
 
+Status DecoderBlock::interleave(ThreadPool& pool, const CancelFlag& cancelled) {
+  std::lock_guard lock(interleaving_);
+  for (Linear* linear : {&q_, &k_, &v_, &qkv_, &o_, &gate_, &up_, &gateUp_, &down_})
+    SLIM_RETURN_IF_ERROR(linear->interleave(pool, cancelled));
+  return Status::success();
+}
+
 // qkv [tokens][qkvWidth] of the normed states
-void DecoderBlock::projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const {
-  const size_t hidden = spec_.hiddenSize, width = spec_.qkvWidth();
-  if (qkv_) return qkv_.apply(pool, tokens, normed, hidden, qkv, width, false);
-  q_.apply(pool, tokens, normed, hidden, qkv, width, false);
-  k_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth(), width, false);
-  v_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth() + spec_.keyWidth(), width, false);
+void DecoderBlock::projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv,
+                              PackedActivations* int8) const {
+  const size_t width = spec_.qkvWidth();
+  const LinearOutput stacked[] = {{&qkv_, qkv, width}},
+                     separate[] = {{&q_, qkv, width},
+                                   {&k_, qkv + spec_.queryWidth(), width},
+                                   {&v_, qkv + spec_.queryWidth() + spec_.keyWidth(), width}};
+  const std::span<const LinearOutput> outputs =
+      qkv_ ? std::span<const LinearOutput>(stacked) : std::span<const LinearOutput>(separate);
+  applyLinears(pool, tokens, normed, spec_.hiddenSize, outputs, int8);
 }
 
 // inner [tokens][gateUpWidth]: gate and up side by side, or up alone
-void DecoderBlock::projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const {
-  const size_t hidden = spec_.hiddenSize, width = gateUpWidth();
-  if (gateUp_) return gateUp_.apply(pool, tokens, input, hidden, inner, width, false);
-  if (gate_) gate_.apply(pool, tokens, input, hidden, inner, width, false);
-  up_.apply(pool, tokens, input, hidden, inner + width - intermediate_, width, false);
+void DecoderBlock::projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner,
+                                 PackedActivations* int8) const {
+  const size_t width = gateUpWidth();
+  const LinearOutput gate{&gate_, inner, width}, up{&up_, inner + width - intermediate_, width},
+      stacked{&gateUp_, inner, width};
+  std::vector<LinearOutput> outputs;
+  if (gateUp_)
+    outputs = {stacked};
+  else if (gate_)
+    outputs = {gate, up};
+  else
+    outputs = {up};
+  applyLinears(pool, tokens, input, spec_.hiddenSize, outputs, int8);
 }
 
 // states += norm(linear x); without a norm the product is accumulated onto the states.
 void DecoderBlock::addOutput(const Linear& linear, const Norm& norm, size_t tokens, const float* x,
                              size_t xStride, float* states, BlockScratch& scratch, ThreadPool& pool) const {
   const size_t hidden = spec_.hiddenSize;
-  if (!norm) return linear.apply(pool, tokens, x, xStride, states, hidden, true);
-  float* output = scratch.output.reserve(tokens * hidden);
-  linear.apply(pool, tokens, x, xStride, output, hidden, false);
+  PackedActivations* int8 = scratch.int8 ? &scratch.activations : nullptr;
+  float* output = norm ? scratch.output.reserve(tokens * hidden) : states;
+  const LinearOutput product{&linear, output, hidden, !norm};
+  applyLinears(pool, tokens, x, xStride, {&product, 1}, int8);
+  if (!norm) return;
   constexpr size_t kRows = 16;
   pool.parallelFor((tokens + kRows - 1) / kRows, [&](size_t tile, int) {
     for (size_t t = tile * kRows; t < std::min(tokens, (tile + 1) * kRows); ++t) {

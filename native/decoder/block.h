@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,8 @@ class GradientSink;      // decoder/gradients.h
 /// What a forward pass needs beside the states; reused from block to block.
 struct BlockScratch {
   FloatBuffer states, normed, mlpNormed, qkv, attended, output, mlp;
+  PackedActivations activations;
+  bool int8 = false;  // the block is interleaved, and its packed layers take their inputs in int8
   RotaryTable rotary;
   std::vector<FloatBuffer> attention;
   std::vector<KeyValues> keyValues;
@@ -83,6 +86,9 @@ class DecoderBlock {
   void step(float* states, size_t rows, const std::vector<SequenceChunk>& chunks, size_t index,
             const RotaryTable& rotary, StepScratch& scratch, ThreadPool& pool) const;
 
+  /// Makes what passes with int8 activations read, at the first call.
+  Status interleave(ThreadPool& pool, const CancelFlag& cancelled);
+
   /// The backward pass (block_backward.cc). `inputs` [tokens, hidden] are the states that entered the block;
   /// `gradients` come as ∂L/∂output and leave as ∂L/∂input. Values are recomputed, some whole sequences at a
   /// time. Each sink is given the gradients of the linear layers; the inputs of the linear layers are added
@@ -114,8 +120,10 @@ class DecoderBlock {
                     size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
   void runMlp(float* states, const float* input, size_t tokens, const BlockTaps* taps, size_t endingSequences,
               BlockScratch& scratch, ThreadPool& pool) const;
-  void projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const;
-  void projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const;
+  void projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv,
+                  PackedActivations* int8 = nullptr) const;
+  void projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner,
+                     PackedActivations* int8 = nullptr) const;
   size_t gateUpWidth() const { return spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_; }
   void backwardMlp(const BackwardTile& tile) const;
   void recomputeAttention(const BackwardTile& tile) const;
@@ -125,6 +133,7 @@ class DecoderBlock {
 
   BlockSpec spec_;
   size_t intermediate_ = 0;
+  std::mutex interleaving_;
   Linear q_, k_, v_, qkv_, o_, gate_, up_, gateUp_, down_;
   Norm inputNorm_, postAttentionNorm_, preMlpNorm_, postMlpNorm_, queryNorm_, keyNorm_;
 };

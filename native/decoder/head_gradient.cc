@@ -73,7 +73,8 @@ Status headGradient(const Head& head, const Labels& labels, const float* states,
       out.labels[t] = labels.given[t];
     }
   }
-  const Linear linear{head.weight, {}};
+  Linear linear;
+  linear.weight = head.weight;
   const size_t most = std::clamp<size_t>(kLogitBytes / (vocab * sizeof(float)), 64, 512);
   FloatBuffer logitBuffer, normedBuffer, gradientBuffer, decoded;
   float* logits = logitBuffer.reserve(most * vocab);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cpu/packed_gemm.h"
+
 namespace slim {
 
 Status Weight::check(const std::string& role, size_t expectedRows, size_t expectedCols) const {
@@ -26,6 +28,38 @@ Status readVector(const TensorPtr& tensor, const std::string& role, size_t lengt
   out.resize(length);
   readRow(tensor->dtype(), tensor->data(), 0, length, out.data());
   return Status::success();
+}
+
+Status Linear::interleave(ThreadPool& pool, const CancelFlag& cancelled) {
+  if (!weight.packed || interleaved) return Status::success();
+  return InterleavedMatrix::make(*weight.packed, pool, cancelled, interleaved);
+}
+
+void applyLinears(ThreadPool& pool, size_t tokens, const float* x, size_t xStride,
+                  std::span<const LinearOutput> outputs, PackedActivations* int8) {
+  const auto inIntegers = [&](const LinearOutput& out) { return int8 && out.linear->interleaved; };
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const LinearOutput& first = outputs[i];
+    if (!inIntegers(first)) {
+      first.linear->apply(pool, tokens, x, xStride, first.y, first.yStride, first.accumulate);
+      continue;
+    }
+    // Layers whose groups differ in size cut the input in other ways: those cut alike are multiplied at once.
+    const Segments& cut = first.linear->interleaved->cut();
+    const auto alike = [&](const LinearOutput& out) {
+      return inIntegers(out) && out.linear->interleaved->cut() == cut;
+    };
+    if (std::any_of(outputs.begin(), outputs.begin() + ptrdiff_t(i), alike)) continue;
+    std::vector<PackedProduct> products;
+    for (const LinearOutput& out : outputs.subspan(i))
+      if (alike(out)) {
+        const Linear& linear = *out.linear;
+        products.push_back({linear.interleaved.get(), out.y, out.yStride, out.accumulate,
+                            linear.bias.empty() ? nullptr : linear.bias.data()});
+      }
+    int8->prepare(pool, tokens, x, xStride, cut);
+    multiplyPacked(pool, *int8, products);
+  }
 }
 
 void Linear::apply(ThreadPool& pool, size_t tokens, const float* x, size_t xStride, float* y, size_t yStride,

@@ -1,5 +1,6 @@
 // The whole decoder: embedding, blocks, final norm, head; logits, likelihoods, and generation with a cache.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -21,6 +22,7 @@ struct ModelParts {
   TensorPtr finalNormWeight, finalNormBias;  // null: none; of the kind of the blocks' norms
   Weight head;                               // [vocab, hidden]
   float logitSoftcap = 0.0f;
+  bool int8 = false;  // packed matrices take their inputs in int8
 };
 
 struct Comparison {
@@ -44,6 +46,9 @@ class DecoderModel {
   size_t vocab() const { return parts_.embedding.vocab(); }
   size_t hidden() const { return parts_.embedding.hidden(); }
 
+  /// Puts packed matrices into the order of the int8 kernels, unless activations are float32; otherwise the
+  /// first pass does.
+  Status prepare(ThreadPool& pool, const CancelFlag& cancelled) const;
   /// logits [ids, vocab] of one sequence.
   Status logits(const std::vector<int32_t>& ids, float* out, ThreadPool& pool,
                 const CancelFlag& cancelled) const;
@@ -66,7 +71,8 @@ class DecoderModel {
   Status finalStates(const std::vector<int32_t>& ids, FloatBuffer& states, ThreadPool& pool,
                      const CancelFlag& cancelled) const;
   /// logits [tokens, vocab] of final states, softcapped.
-  void project(ThreadPool& pool, size_t tokens, const float* states, float* logits) const;
+  void project(ThreadPool& pool, size_t tokens, const float* states, float* logits,
+               PackedActivations& activations) const;
 
   // model_step.cc
   struct StepContext;
@@ -82,6 +88,9 @@ class DecoderModel {
 
   ModelParts parts_;
   Norm finalNorm_;
+  mutable std::mutex preparing_;
+  mutable std::atomic<bool> prepared_{false};
+  mutable Linear head_;
   // The rotary specs of the blocks, each once, and which of them a block has.
   std::vector<RotarySpec> rotaries_;
   std::vector<size_t> rotaryOf_;

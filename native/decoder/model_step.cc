@@ -101,7 +101,9 @@ Status DecoderModel::step(const std::vector<StepSequence>& sequences,
   SLIM_RETURN_IF_ERROR(checkStep(sequences));
   for (const StepSequence& sequence : sequences)
     sequence.cache->reserve(sequence.cache->length() + sequence.ids.size());
+  SLIM_RETURN_IF_ERROR(prepare(pool, cancelled));
   std::unique_ptr<StepContext> context = takeContext();
+  context->scratch.block.int8 = parts_.int8;
   std::vector<size_t> sampled;
   for (size_t s = 0; s < sequences.size(); ++s)
     if (sequences[s].sampler) sampled.push_back(s);
@@ -151,7 +153,7 @@ Status DecoderModel::sampleAll(const std::vector<StepSequence>& sequences, const
   for (size_t first = 0; first < sampled.size(); first += most) {
     if (cancelled.load()) return Status::aborted();
     const size_t count = std::min(most, sampled.size() - first);
-    project(pool, count, last + first * hidden(), logits);
+    project(pool, count, last + first * hidden(), logits, context.scratch.block.activations);
     pool.parallelFor(count, [&](size_t i, int thread) {
       SampledToken& token = out[sampled[first + i]].emplace();
       status[first + i] =
