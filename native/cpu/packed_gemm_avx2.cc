@@ -307,6 +307,15 @@ constexpr std::array<UnpackSegment, 9> unpackByBits(std::index_sequence<kBits...
 }
 constexpr auto kUnpackSegment = unpackByBits(std::make_index_sequence<8>());
 
+/// In assembly: GCC 12 loads all activations of a quad first, and then has too few registers for the sums.
+SLIM_AVX2_INLINE __m256i addProducts(__m256i sums, __m256i codes, __m256i activations) {
+  __m256i product;
+  asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0"
+      : "+x"(sums), "=&x"(product)
+      : "x"(codes), "x"(activations));
+  return sums;
+}
+
 /// dots [token][half] += factor · codes · activations, over all quads of a segment.
 template <size_t kCount>
 SLIM_AVX2_INLINE void multiplyCodes(const uint8_t* codes, size_t quads, size_t perDrain, const int8_t* x,
@@ -321,8 +330,8 @@ SLIM_AVX2_INLINE void multiplyCodes(const uint8_t* codes, size_t quads, size_t p
 #pragma GCC unroll 4
       for (size_t t = 0; t < kCount; ++t) {
         const __m256i activations = broadcastQuad(x + 4 * t);
-        sums[t][0] = _mm256_add_epi16(sums[t][0], _mm256_maddubs_epi16(code0, activations));
-        sums[t][1] = _mm256_add_epi16(sums[t][1], _mm256_maddubs_epi16(code1, activations));
+        sums[t][0] = addProducts(sums[t][0], code0, activations);
+        sums[t][1] = addProducts(sums[t][1], code1, activations);
       }
     }
 #pragma GCC unroll 4
