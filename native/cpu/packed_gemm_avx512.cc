@@ -148,6 +148,20 @@ SLIM_VNNI_INLINE __m512i broadcastQuad(const int8_t* quad) {
   return _mm512_set1_epi32(word);
 }
 
+/// dots += codes · a token's quad of activations, which every lane loads. In assembly: of the intrinsic GCC
+/// 12 makes a copy of the sums before and after.
+SLIM_VNNI_INLINE __m512i addQuad(__m512i dots, __m512i codes, const int8_t* quad) {
+  using Quad = const int8_t[4];
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(dots) : "v"(codes), "m"(*reinterpret_cast<Quad*>(quad)));
+  return dots;
+}
+
+/// dots += codes · activations already in a register.
+SLIM_VNNI_INLINE __m512i addQuad(__m512i dots, __m512i codes, __m512i activations) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(dots) : "v"(codes), "v"(activations));
+  return dots;
+}
+
 SLIM_VNNI_INLINE void storeRows(const PackedProduct& product, size_t token, size_t firstRow, __m512 value) {
   const __mmask16 mask = lanesBefore(product.matrix->rows(), firstRow);
   if (product.bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, product.bias + firstRow));
@@ -158,7 +172,8 @@ SLIM_VNNI_INLINE void storeRows(const PackedProduct& product, size_t token, size
 
 // ---- Few tokens: the codes go from memory through registers.
 
-constexpr size_t kFewTokens = 8;
+constexpr size_t kFewTokens = 8;       // of a panel
+constexpr size_t kFewAltogether = 16;  // in panels of kFewTokens: unpacking twice is still the lesser cost
 
 /// One token: a plane that is alone is masked where it lies. Of the quads of a line each has its own sum
 /// then, 2^from times too large, which saves the shifts: two instructions a quad in place of three.
@@ -178,8 +193,7 @@ SLIM_VNNI_INLINE __m512i multiplyInPlace(const uint8_t* block, size_t blocks, pt
       for (unsigned field = 0; field < kFields; ++field) {
         const unsigned quad = line * kFields + field;
         const __m512i mask = _mm512_set1_epi8(char(((1u << kBits) - 1) << (field * kBits)));
-        dots[quad] =
-            _mm512_dpbusd_epi32(dots[quad], _mm512_and_si512(all, mask), broadcastQuad(x + 4 * quad));
+        dots[quad] = addQuad(dots[quad], _mm512_and_si512(all, mask), x + 4 * quad);
       }
     }
   }
@@ -258,16 +272,14 @@ constexpr auto addRunsByTokens(std::index_sequence<kTokens...>) {
 }
 constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>());  // [tokens − 1][bits]
 
-SLIM_VNNI void multiplyFew(const PackedProduct& product, const Panel& panel, size_t first, size_t count) {
+SLIM_VNNI void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
-  for (size_t tile = first; tile < first + count; ++tile) {
-    alignas(64) float totals[kFewTokens * kRows] = {};
-    for (const auto& run : matrix.runs())
-      kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
-                                          panel, totals);
-    for (size_t t = 0; t < panel.tokens; ++t)
-      storeRows(product, panel.firstToken + t, tile * kRows, _mm512_load_ps(totals + t * kRows));
-  }
+  alignas(64) float totals[kFewTokens * kRows] = {};
+  for (const auto& run : matrix.runs())
+    kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
+                                        panel, totals);
+  for (size_t t = 0; t < panel.tokens; ++t)
+    storeRows(product, panel.firstToken + t, tile * kRows, _mm512_load_ps(totals + t * kRows));
 }
 
 // ---- More tokens: some segments of two tiles are unpacked into the first-level cache, and used for all of
@@ -337,10 +349,9 @@ SLIM_VNNI void addUnpacked(const Unpacked& unpacked, const Panel& panel, float* 
         const __m512i activations = broadcastQuad(x + 4 * t);
 #pragma GCC unroll 2
         for (size_t tile = 0; tile < kTiles; ++tile)
-          // In assembly: of the intrinsic GCC 12 makes a copy of the sum before and after. And one broadcast
-          // serves both tiles: as a memory operand of each vpdpbusd there would be two loads, and loads the
-          // limit (710 in place of 950 Gop/s in cache on a Zen 5).
-          asm("vpdpbusd %2, %1, %0" : "+v"(dots[t][tile]) : "v"(code[tile]), "v"(activations));
+          // One broadcast serves both tiles: as an operand of each vpdpbusd there would be two loads, and
+          // loads the limit (710 in place of 950 Gop/s in cache on a Zen 5).
+          dots[t][tile] = addQuad(dots[t][tile], code[tile], activations);
       }
     }
     const float *scales = panel.scales + s->segment * kTokens, *sums = panel.sums + s->segment * kTokens;
@@ -419,7 +430,11 @@ SLIM_VNNI void multiplyBatch(const PackedProduct& product, const PackedActivatio
 }
 
 void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count) {
-  if (x.tokens() <= kFewTokens) return multiplyFew(product, x.panel(0), first, count);
+  if (x.panel(0).tokens <= kFewTokens && x.tokens() <= kFewAltogether) {
+    for (size_t tile = first; tile < first + count; ++tile)
+      for (size_t p = 0; p < x.panels(); ++p) multiplyFew(product, x.panel(p), tile);
+    return;
+  }
   const size_t batches = (x.panels() + kBatchPanels - 1) / kBatchPanels;
   for (size_t tile = first; tile < first + count; tile += kPairTiles)
     for (size_t b = 0; b < batches; ++b)
