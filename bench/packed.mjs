@@ -117,10 +117,10 @@ async function measure({ rows, cols, bits, tokens, threads }) {
   return result
 }
 
-/** A loop with nothing in it, started as often as a decoder would: what the threads cost. */
+/** A product of one task a thread, some 0.2 µs of work, again and again as a decoder would: what the threads cost. */
 async function loopCost(threads) {
-  const matrix = packedMatrix(16 * threads, 32, 2)
-  const x = native.allocateTensor('F32', [1, 32])
+  const matrix = packedMatrix(16 * threads, 2048, 2)
+  const x = native.allocateTensor('F32', [1, 2048])
   const y = native.allocateTensor('F32', [1, 16 * threads])
   const seconds = await native.packedCase(x, [{ matrix, y }], { repeats: 20000 }, threads).promise
   return median(seconds) * 1e6
@@ -142,7 +142,8 @@ const results = []
 for (const threads of numbers(options.threads)) {
   const loop = await loopCost(threads)
   results.push({ name: 'loop', threads, microseconds: loop })
-  if (!options.json) console.log(`${threads} threads: ${loop.toFixed(2)} µs a product of two tiles`)
+  if (!options.json)
+    console.log(`${threads} threads: ${loop.toFixed(2)} µs a product of a tile for each thread`)
   for (const shape of options.shapes.split(','))
     for (const tokens of numbers(options.tokens))
       for (const bits of options.bits.split(',')) {

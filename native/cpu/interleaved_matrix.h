@@ -27,6 +27,8 @@ class InterleavedMatrix {
  public:
   static constexpr size_t kTileRows = 16;
   static constexpr size_t kQuads = Segments::kUnit / 4;  // of a block
+  // Measured on a Zen 5, 2-bit codes read from memory by one thread: 34 GB/s, 26 with 4 KB, 23 with 2 KB.
+  static constexpr size_t kPrefetchBytes = 8192;
 
   /// What a kernel needs of a segment; `run` of the same width lie together.
   struct Segment {
@@ -36,6 +38,9 @@ class InterleavedMatrix {
     uint32_t meta;     // byte offset in a tile: 16 float16 scales, then 16 zero points (bytes) or, of 1 bit,
                        // 16 float16 means
     uint32_t codes;    // byte offset in a tile of the first block
+    // What to prefetch when the segment is used, as offsets in this tile and those behind it: the codes that
+    // come kPrefetchBytes of codes later, and the scales and offsets before them.
+    uint32_t codesAhead, metaAhead;
   };
   struct Run {
     unsigned bits;

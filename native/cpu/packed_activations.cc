@@ -21,17 +21,20 @@ void PackedActivations::prepare(ThreadPool& pool, size_t tokens, const float* x,
     int8_t* const panelValues = values + panel.firstToken * columns;
     float* const panelScales = scales + panel.firstToken * segments * 2;
     float* const panelSums = panelScales + width * segments;
-    for (size_t t = 0; t < width; ++t) {
-      const float* row = x + (panel.firstToken + t) * xStride;
-      for (size_t s = 0; s < segments; ++s) {
+    for (size_t s = 0; s < segments; ++s) {
+      const size_t begin = cut.begin(s), count = cut.width(s), quads = Segments::padded(count) / 4;
+      int8_t* const out = panelValues + cut.paddedBegin(s) * width;
+      for (size_t t = 0; t < width; ++t) {
+        const float* row = x + (panel.firstToken + t) * xStride + begin;
+        float &scale = panelScales[s * width + t], &sum = panelSums[s * width + t];
+        if (width == 1) {  // the quads lie side by side
+          kernels.quantize(row, count, out, scale, sum);
+          continue;
+        }
         alignas(64) int8_t q[Segments::kMost];
-        int8_t* const out = panelValues + cut.paddedBegin(s) * width;
-        int8_t* const whole = width == 1 ? out : q;  // a single token's quads lie side by side
-        kernels.quantize(row + cut.begin(s), cut.width(s), whole, panelScales[s * width + t],
-                         panelSums[s * width + t]);
-        if (width > 1)
-          for (size_t quad = 0; quad < cut.paddedWidth(s) / 4; ++quad)
-            std::memcpy(out + (quad * width + t) * 4, q + quad * 4, 4);
+        kernels.quantize(row, count, q, scale, sum);
+        for (size_t quad = 0; quad < quads; ++quad)
+          std::memcpy(out + (quad * width + t) * 4, q + quad * 4, 4);
       }
     }
   });

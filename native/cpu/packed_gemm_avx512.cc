@@ -26,8 +26,12 @@ constexpr size_t kPanel = PackedActivations::kPanelTokens;
 using Panel = PackedActivations::Panel;
 using Segment = InterleavedMatrix::Segment;
 
-// A stream is asked for this far ahead of its use (measured on Zen 3: 13 to 23 % of a cold product).
-constexpr size_t kPrefetchBytes = 4096;
+/// Asks for the lines of the block that lies `ahead` bytes behind this one.
+template <unsigned kBits>
+SLIM_VNNI_INLINE void prefetchBlock(const uint8_t* block, ptrdiff_t ahead) {
+#pragma GCC unroll 8
+  for (unsigned line = 0; line < kBits; ++line) _mm_prefetch(block + ahead + 64 * line, _MM_HINT_T0);
+}
 
 /// Of 16 lanes from i on, those before count.
 inline __mmask16 lanesBefore(size_t count, size_t i) {
@@ -63,6 +67,14 @@ SLIM_VNNI void quantize(const float* x, size_t count, int8_t* q, float& scale, f
   sum = float(_mm512_reduce_add_epi32(total));
 }
 
+/// In a register: GCC would load the line again as an operand of every instruction that uses it, and loads
+/// (half of them broadcasts of activations) are the limit.
+SLIM_VNNI_INLINE __m512i loadLine(const uint8_t* line) {
+  __m512i all = _mm512_load_si512(line);
+  asm("" : "+v"(all));
+  return all;
+}
+
 /// Adds a plane of kWidth bits to the codes of a block, above their kShift lowest bits; returns what follows
 /// it. The shifts move bits between neighbouring bytes; the mask drops those.
 template <unsigned kWidth, unsigned kShift>
@@ -71,7 +83,7 @@ SLIM_VNNI_INLINE const uint8_t* addPlane(const uint8_t* lines, __m512i (&codes)[
   const __m512i mask = _mm512_set1_epi8(char(((1u << kWidth) - 1) << kShift));
 #pragma GCC unroll 8
   for (unsigned line = 0; line < kWidth; ++line) {
-    const __m512i all = _mm512_load_si512(lines + 64 * line);
+    const __m512i all = loadLine(lines + 64 * line);
 #pragma GCC unroll 8
     for (unsigned field = 0; field < kFields; ++field) {
       const unsigned from = field * kWidth;
@@ -89,8 +101,6 @@ SLIM_VNNI_INLINE const uint8_t* addPlane(const uint8_t* lines, __m512i (&codes)[
 
 template <unsigned kBits>
 SLIM_VNNI_INLINE void unpackBlock(const uint8_t* block, __m512i (&codes)[kQuads]) {
-#pragma GCC unroll 8
-  for (unsigned line = 0; line < kBits; ++line) _mm_prefetch(block + kPrefetchBytes + 64 * line, _MM_HINT_T0);
   if constexpr (kBits == 8) {
 #pragma GCC unroll 8
     for (unsigned quad = 0; quad < kQuads; ++quad) codes[quad] = _mm512_load_si512(block + 64 * quad);
@@ -138,6 +148,20 @@ SLIM_VNNI_INLINE __m512i broadcastQuad(const int8_t* quad) {
   return _mm512_set1_epi32(word);
 }
 
+/// dots += codes · a token's quad of activations, which every lane loads. In assembly: of the intrinsic GCC
+/// 12 makes a copy of the sums before and after.
+SLIM_VNNI_INLINE __m512i addQuad(__m512i dots, __m512i codes, const int8_t* quad) {
+  using Quad = const int8_t[4];
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(dots) : "v"(codes), "m"(*reinterpret_cast<Quad*>(quad)));
+  return dots;
+}
+
+/// dots += codes · activations already in a register.
+SLIM_VNNI_INLINE __m512i addQuad(__m512i dots, __m512i codes, __m512i activations) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(dots) : "v"(codes), "v"(activations));
+  return dots;
+}
+
 SLIM_VNNI_INLINE void storeRows(const PackedProduct& product, size_t token, size_t firstRow, __m512 value) {
   const __mmask16 mask = lanesBefore(product.matrix->rows(), firstRow);
   if (product.bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, product.bias + firstRow));
@@ -148,39 +172,88 @@ SLIM_VNNI_INLINE void storeRows(const PackedProduct& product, size_t token, size
 
 // ---- Few tokens: the codes go from memory through registers.
 
-constexpr size_t kFewTokens = 4;
+constexpr size_t kFewTokens = 8;       // of a panel
+constexpr size_t kFewAltogether = 16;  // in panels of kFewTokens: unpacking twice is still the lesser cost
+
+/// One token: a plane that is alone is masked where it lies. Of the quads of a line each has its own sum
+/// then, 2^from times too large, which saves the shifts: two instructions a quad in place of three.
+template <unsigned kBits>
+SLIM_VNNI_INLINE __m512i multiplyInPlace(const uint8_t* block, size_t blocks, ptrdiff_t ahead,
+                                         const int8_t* x) {
+  constexpr unsigned kFields = 8 / kBits;
+  __m512i dots[kQuads];
+#pragma GCC unroll 8
+  for (auto& dot : dots) dot = _mm512_setzero_si512();
+  for (size_t b = 0; b < blocks; ++b, block += InterleavedMatrix::blockBytes(kBits), x += 4 * kQuads) {
+    prefetchBlock<kBits>(block, ahead);
+#pragma GCC unroll 8
+    for (unsigned line = 0; line < kBits; ++line) {
+      const __m512i all = loadLine(block + 64 * line);
+#pragma GCC unroll 8
+      for (unsigned field = 0; field < kFields; ++field) {
+        const unsigned quad = line * kFields + field;
+        const __m512i mask = _mm512_set1_epi8(char(((1u << kBits) - 1) << (field * kBits)));
+        dots[quad] = addQuad(dots[quad], _mm512_and_si512(all, mask), x + 4 * quad);
+      }
+    }
+  }
+  __m512i total = _mm512_setzero_si512();
+#pragma GCC unroll 8
+  for (unsigned quad = 0; quad < kQuads; ++quad)
+    total = _mm512_add_epi32(total, _mm512_srai_epi32(dots[quad], quad % kFields * kBits));
+  return total;
+}
+
+/// The same for several tokens, or with codes put together from planes.
+template <unsigned kBits, size_t kTokens>
+SLIM_VNNI_INLINE void multiplyUnpacked(const uint8_t* block, size_t blocks, ptrdiff_t ahead, const int8_t* x,
+                                       __m512i (&dots)[kTokens]) {
+  // vpdpbusd has a latency of four cycles, and two start in one: eight independent sums.
+  constexpr size_t kChains = kTokens == 1 ? 8 : kTokens == 2 ? 4 : kTokens <= 4 ? 2 : 1;
+  __m512i sums[kTokens][kChains];
+#pragma GCC unroll 8
+  for (size_t t = 0; t < kTokens; ++t)
+#pragma GCC unroll 8
+    for (size_t chain = 0; chain < kChains; ++chain) sums[t][chain] = _mm512_setzero_si512();
+  for (size_t b = 0; b < blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
+    prefetchBlock<kBits>(block, ahead);
+    __m512i codes[kQuads];
+    unpackBlock<kBits>(block, codes);
+#pragma GCC unroll 8
+    for (size_t quad = 0; quad < kQuads; ++quad)
+#pragma GCC unroll 8
+      for (size_t t = 0; t < kTokens; ++t, x += 4)
+        sums[t][quad % kChains] = _mm512_dpbusd_epi32(sums[t][quad % kChains], codes[quad], broadcastQuad(x));
+  }
+#pragma GCC unroll 8
+  for (size_t t = 0; t < kTokens; ++t) {
+    dots[t] = sums[t][0];
+#pragma GCC unroll 8
+    for (size_t chain = 1; chain < kChains; ++chain) dots[t] = _mm512_add_epi32(dots[t], sums[t][chain]);
+  }
+}
 
 /// totals += the segments of a run of kBits, for one tile and kTokens tokens.
 template <unsigned kBits, size_t kTokens>
 SLIM_VNNI void addRun(const uint8_t* tile, const Segment* segments, size_t count, const Panel& panel,
                       float* totals) {
-  constexpr size_t kChains = kTokens == 1 ? 4 : kTokens == 2 ? 2 : 1;  // vpdpbusd has a latency of 4 to 5
   __m512 total[kTokens];
   for (size_t t = 0; t < kTokens; ++t) total[t] = _mm512_load_ps(totals + t * kRows);
   for (const Segment* s = segments; s < segments + count; ++s) {
     const uint8_t* block = tile + s->codes;
+    const ptrdiff_t ahead = ptrdiff_t(s->codesAhead) - ptrdiff_t(s->codes);
+    _mm_prefetch(tile + s->metaAhead, _MM_HINT_T0);
     const int8_t* x = panel.values + s->column * kTokens;
-    __m512i dots[kTokens][kChains];
-    for (auto& chains : dots)
-      for (auto& dot : chains) dot = _mm512_setzero_si512();
-    for (size_t b = 0; b < s->blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
-      __m512i codes[kQuads];
-      unpackBlock<kBits>(block, codes);
-#pragma GCC unroll 8
-      for (size_t quad = 0; quad < kQuads; ++quad)
-#pragma GCC unroll 4
-        for (size_t t = 0; t < kTokens; ++t, x += 4)
-          dots[t][quad % kChains] =
-              _mm512_dpbusd_epi32(dots[t][quad % kChains], codes[quad], broadcastQuad(x));
-    }
+    __m512i dots[kTokens];
+    if constexpr (kTokens == 1 && (kBits == 1 || kBits == 2 || kBits == 4))
+      dots[0] = multiplyInPlace<kBits>(block, s->blocks, ahead, x);
+    else
+      multiplyUnpacked<kBits>(block, s->blocks, ahead, x, dots);
     const RowScales rows = loadRowScales<kBits == 1>(tile + s->meta);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t t = 0; t < kTokens; ++t) {
-      __m512i dot = dots[t][0];
-#pragma GCC unroll 4
-      for (size_t chain = 1; chain < kChains; ++chain) dot = _mm512_add_epi32(dot, dots[t][chain]);
       const size_t at = s->segment * kTokens + t;
-      total[t] = addCodes(total[t], dot, rows.scale, rows.zero, panel.scales[at], panel.sums[at]);
+      total[t] = addCodes(total[t], dots[t], rows.scale, rows.zero, panel.scales[at], panel.sums[at]);
       if constexpr (kBits == 1) total[t] = addMeans(total[t], rows.mean, panel.scales[at], panel.sums[at]);
     }
   }
@@ -199,16 +272,14 @@ constexpr auto addRunsByTokens(std::index_sequence<kTokens...>) {
 }
 constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>());  // [tokens − 1][bits]
 
-SLIM_VNNI void multiplyFew(const PackedProduct& product, const Panel& panel, size_t first, size_t count) {
+SLIM_VNNI void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
-  for (size_t tile = first; tile < first + count; ++tile) {
-    alignas(64) float totals[kFewTokens * kRows] = {};
-    for (const auto& run : matrix.runs())
-      kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
-                                          panel, totals);
-    for (size_t t = 0; t < panel.tokens; ++t)
-      storeRows(product, panel.firstToken + t, tile * kRows, _mm512_load_ps(totals + t * kRows));
-  }
+  alignas(64) float totals[kFewTokens * kRows] = {};
+  for (const auto& run : matrix.runs())
+    kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
+                                        panel, totals);
+  for (size_t t = 0; t < panel.tokens; ++t)
+    storeRows(product, panel.firstToken + t, tile * kRows, _mm512_load_ps(totals + t * kRows));
 }
 
 // ---- More tokens: some segments of two tiles are unpacked into the first-level cache, and used for all of
@@ -235,7 +306,9 @@ template <unsigned kBits>
 SLIM_VNNI void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* out, float* scale, float* zero,
                              float* mean) {
   const uint8_t* block = tile + s.codes;
+  const ptrdiff_t ahead = ptrdiff_t(s.codesAhead) - ptrdiff_t(s.codes);
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
+    prefetchBlock<kBits>(block, ahead);
     __m512i codes[kQuads];
     unpackBlock<kBits>(block, codes);
 #pragma GCC unroll 8
@@ -276,10 +349,9 @@ SLIM_VNNI void addUnpacked(const Unpacked& unpacked, const Panel& panel, float* 
         const __m512i activations = broadcastQuad(x + 4 * t);
 #pragma GCC unroll 2
         for (size_t tile = 0; tile < kTiles; ++tile)
-          // In assembly: of the intrinsic GCC 12 makes a copy of the sum before and after. And one broadcast
-          // serves both tiles: as a memory operand of each vpdpbusd there would be two loads, and loads the
-          // limit (710 in place of 950 Gop/s in cache on a Zen 5).
-          asm("vpdpbusd %2, %1, %0" : "+v"(dots[t][tile]) : "v"(code[tile]), "v"(activations));
+          // One broadcast serves both tiles: as an operand of each vpdpbusd there would be two loads, and
+          // loads the limit (710 in place of 950 Gop/s in cache on a Zen 5).
+          dots[t][tile] = addQuad(dots[t][tile], code[tile], activations);
       }
     }
     const float *scales = panel.scales + s->segment * kTokens, *sums = panel.sums + s->segment * kTokens;
@@ -358,7 +430,11 @@ SLIM_VNNI void multiplyBatch(const PackedProduct& product, const PackedActivatio
 }
 
 void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count) {
-  if (x.tokens() <= kFewTokens) return multiplyFew(product, x.panel(0), first, count);
+  if (x.panel(0).tokens <= kFewTokens && x.tokens() <= kFewAltogether) {
+    for (size_t tile = first; tile < first + count; ++tile)
+      for (size_t p = 0; p < x.panels(); ++p) multiplyFew(product, x.panel(p), tile);
+    return;
+  }
   const size_t batches = (x.panels() + kBatchPanels - 1) / kBatchPanels;
   for (size_t tile = first; tile < first + count; tile += kPairTiles)
     for (size_t b = 0; b < batches; ++b)
