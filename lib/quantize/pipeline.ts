@@ -178,7 +178,7 @@ class Quantization {
     return await allocateByFisher(checkpoint, spec, samples, settings, context, {
       spillFolder: this.writer.folder,
       loadBlock: (block) => this.loadBlock(block),
-      onProgress: ({ block }) => this.progress({ index: block }, 'sensitivity'),
+      onProgress: ({ done }) => this.progress({ index: Math.floor(done / 2) }, 'sensitivity'),
     })
   }
 
