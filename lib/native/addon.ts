@@ -389,8 +389,8 @@ export interface NativeAddon {
     threads: number,
   ): NativeJob<NativePackedMatrix>
   /**
-   * What width b = 1 … mostBits would cost group g, at [g · mostBits + b − 1]: Σ_o rows[o] Σ_j e²/U_jj², U from
-   * the Hessian's GPTQ factor.
+   * What width b = 1 … mostBits would cost group g, at [g · mostBits + b − 1]: the loss that GPTQ leaves with all groups at
+   * b bits, Σ_o rows[o] ((W − Q) H (W − Q)ᵀ)_oo, in shares of Σ_o rows[o] Σ_j e²/U_jj² (e of the group as it stands).
    */
   groupErrors(
     weight: NativeTensor,
