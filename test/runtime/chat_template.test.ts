@@ -1,11 +1,16 @@
-import { readFileSync } from 'node:fs'
+import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { type ChatMessage, loadTokenizer, openCheckpoint } from '../../lib/index.js'
+import { type ChatMessage, loadTokenizer, openCheckpoint, quantize } from '../../lib/index.js'
 import { packageRoot } from '../../lib/native/addon.js'
 import { ChatTemplate } from '../../lib/runtime/chat_template.js'
 import { expectSlimError } from '../support/expect_error.js'
-import { sharedPath } from '../support/models.js'
+import { writeGguf } from '../support/gguf.js'
+import { demo, sharedPath } from '../support/models.js'
+import { temporaryFolder } from '../support/temporary.js'
+import { tinyLlama } from '../support/tiny_llama.js'
+
+const folder = temporaryFolder()
 
 interface Case {
   template: string
@@ -101,6 +106,23 @@ it('chat_template.jinja goes before tokenizer_config.json', () => {
   expect(loadTokenizer({ ...source, chatTemplate: 'of the file' }).applyChatTemplate([user('')])).toBe(
     'of the file',
   )
+})
+
+it('goes with a packed folder, from chat_template.jinja and from a GGUF file', async () => {
+  const chatty = path.join(folder, 'chatty')
+  cpSync(demo, chatty, { recursive: true })
+  writeFileSync(path.join(chatty, 'chat_template.jinja'), '{{ messages[0].content }}!')
+  const tiny = writeGguf(path.join(folder, 'tiny.gguf'), tinyLlama().input)
+  for (const [source, text] of [
+    [chatty, 'Hi!'],
+    // Its template is {{ messages }}.
+    [tiny, '[{"role": "user", "content": "Hi"}]'],
+  ] as const) {
+    const output = `${source}-packed`
+    await quantize(source, { output, bits: 4, groupSize: 32, method: 'rtn' })
+    using packed = await openCheckpoint(output)
+    expect(loadTokenizer(packed).applyChatTemplate([user('Hi')])).toBe(text)
+  }
 })
 
 const gguf = sharedPath('models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf')
