@@ -59,10 +59,8 @@ class SharedModels {
 // The right and the duty to load a model: given back when the object goes, as it does with its thread.
 class ModelClaim : public NativeObject<ModelClaim> {
  public:
-  explicit ModelClaim(const Napi::CallbackInfo& info) : NativeObject(info) {
-    key_ = asString(info[0], "key");
-    held_ = true;
-  }
+  explicit ModelClaim(const Napi::CallbackInfo& info)
+      : NativeObject(info), key_(asString(info[0], "key")), held_(true) {}
   ~ModelClaim() override { release(nullptr); }
 
   static Napi::Function define(Napi::Env env) {
