@@ -417,8 +417,8 @@ export interface NativeAddon {
     threads: number,
   ): NativeJob<NativePackedMatrix>
   /**
-   * What width b = 1 … mostBits would cost group g, at [g · mostBits + b − 1]: Σ_o rows[o] Σ_j e²/U_jj², U from
-   * the Hessian's GPTQ factor.
+   * What width b = 1 … mostBits would cost group g, at [g · mostBits + b − 1]: the loss that GPTQ leaves with all groups at
+   * b bits, Σ_o rows[o] ((W − Q) H (W − Q)ᵀ)_oo, in shares of Σ_o rows[o] Σ_j e²/U_jj² (e of the group as it stands).
    */
   groupErrors(
     weight: NativeTensor,
@@ -487,13 +487,16 @@ export function addon(): NativeAddon {
   return loaded
 }
 
-/** Awaits a native step; an aborted signal cancels it. */
+/** Awaits a native step; an aborted signal cancels it. What was aborted before it began is so even if it was quick. */
 export async function run<T>(job: NativeJob<T>, signal?: AbortSignal): Promise<T> {
   const cancel = () => job.cancel()
-  if (signal?.aborted) cancel()
+  const late = signal?.aborted ?? false
+  if (late) cancel()
   signal?.addEventListener('abort', cancel, { once: true })
   try {
-    return await job.promise
+    const result = await job.promise
+    if (late) throw new SlimError('SLIM_ABORTED', 'The operation was aborted', { cause: signal!.reason })
+    return result
   } finally {
     signal?.removeEventListener('abort', cancel)
   }
