@@ -65,6 +65,9 @@ export interface NativeHessian {
   dispose(): void
 }
 
+/** The input of packed matrices: rounded to int8, one scale a group and token; or as it is. */
+export type Activations = 'int8' | 'float32'
+
 /** A quantized matrix in the canonical layout of docs/format.md. */
 export interface NativePackedMatrix {
   readonly rows: number
@@ -78,8 +81,11 @@ export interface NativePackedMatrix {
   qzeros(): NativeTensor
   /** Float32 [rows, cols]. */
   dequantize(threads: number): NativeJob<NativeTensor>
-  /** y [tokens, rows] = x [tokens, cols] · Wᵀ, float32. */
-  matmul(x: NativeTensor, threads: number): NativeJob<NativeTensor>
+  /**
+   * y [tokens, rows] = x [tokens, cols] · Wᵀ, float32. With int8 activations (default: float32) the matrix is put into
+   * the kernels' order at the first product, and kept so beside its own.
+   */
+  matmul(x: NativeTensor, threads: number, activations?: Activations): NativeJob<NativeTensor>
   dispose(): void
 }
 
@@ -302,6 +308,21 @@ export interface GemmCase {
   batch?: number
 }
 
+/** y = x · Wᵀ (+ bias). y [tokens, rows] may have more columns. */
+export interface PackedProduct {
+  matrix: NativePackedMatrix
+  y: NativeTensor
+  bias?: NativeTensor
+}
+
+export interface PackedCase {
+  /** y += x · Wᵀ (+ bias). */
+  accumulate?: boolean
+  /** This many copies of every matrix take turns, repeat after repeat: more than fit a cache are found cold. */
+  copies?: number
+  repeats?: number
+}
+
 export interface GemmOperand {
   tensor: NativeTensor
   /** As stored; or decoded row by row on the fly; or the tensor's columns are the operand's rows (F32). */
@@ -337,6 +358,13 @@ export interface NativeAddon {
   matmul(a: NativeTensor, b: NativeTensor, threads: number): NativeJob<NativeTensor>
   /** Internal to tests and benchmarks: the product with all its options, into c; the seconds of each repeat. */
   gemmCase(c: NativeTensor, options: GemmCase, threads: number): NativeJob<Float64Array>
+  /** Internal to tests and benchmarks: matrices on one input x (F32) with int8 activations; seconds of each repeat. */
+  packedCase(
+    x: NativeTensor,
+    products: PackedProduct[],
+    options: PackedCase,
+    threads: number,
+  ): NativeJob<Float64Array>
 
   Hessian: new (size: number, keepEvery: number) => NativeHessian
   PackedMatrix: new (parts: {
