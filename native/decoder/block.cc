@@ -250,7 +250,7 @@ void DecoderBlock::projectQkv(ThreadPool& pool, size_t tokens, const float* norm
                                    {&v_, qkv + spec_.queryWidth() + spec_.keyWidth(), width}};
   const std::span<const LinearOutput> outputs =
       qkv_ ? std::span<const LinearOutput>(stacked) : std::span<const LinearOutput>(separate);
-  applyLinears(pool, tokens, normed, spec_.hiddenSize, outputs, int8, int8 != nullptr);
+  applyLinears(pool, tokens, normed, spec_.hiddenSize, outputs, int8, true);
 }
 
 // inner [tokens][gateUpWidth]: gate and up side by side, or up alone
