@@ -256,16 +256,83 @@ export interface ModelParts extends EmbeddingParts {
   head: NativeTensor | NativePackedMatrix
   /** cap · tanh(logits / cap); 0: none. */
   logitSoftcap: number
+  /**
+   * What packed matrices take (default float32). For int8 they are put into the order of its kernels, beside the
+   * packed form, at the first pass or by prepare().
+   */
+  activations?: Activations
 }
 
-/** Keys and values of one sequence, float32, for generation. */
+/** I8: int8 with a float16 scale for every position and head. */
+export type CacheDType = 'F16' | 'I8' | 'F32'
+
+/** Keys and values of one sequence. Memory grows with the length; the capacity is a limit. */
 export interface NativeKvCache {
   readonly length: number
   readonly capacity: number
+  readonly dtype: CacheDType
+  /** Of the memory in use, what is shared with other caches counted in each. */
+  readonly byteLength: number
+  /** Forgets all but the first `length` tokens. */
+  truncate(length: number): void
+  /**
+   * Becomes the first `length` tokens of another cache of this model and dtype. Nothing is copied: the caches share
+   * what they have in common until one of them writes there.
+   */
+  copyPrefix(from: NativeKvCache, length: number): void
   dispose(): void
 }
 
+export interface SamplerOptions {
+  /** 0 (default): always the likeliest token after the penalty. */
+  temperature?: number
+  /** Draw from so many of the likeliest tokens (default 0: all). */
+  topK?: number
+  /** Of them, from the smallest set whose probability reaches this (default 1). */
+  topP?: number
+  /** Of them, from those at least so likely, as a share of the likeliest (default 0). */
+  minP?: number
+  /** Divides the positive logits, multiplies the negative ones, of recent tokens (default 1: none). */
+  repetitionPenalty?: number
+  /** How many tokens are recent (default 64). */
+  repetitionWindow?: number
+  /** A whole number (default 0). */
+  seed?: number
+  /** So many of the likeliest tokens are told with each drawn one (default 0). */
+  topLogprobs?: number
+}
+
+/** Draws the tokens of one sequence: its random numbers and its recent tokens. */
+export interface NativeSampler {
+  /** Draws from these logits [vocab], and accepts the token. */
+  sample(logits: Float32Array): SampledToken
+  /** Tells it of tokens that it has not drawn, such as a prompt's. */
+  accept(ids: Int32Array): void
+  dispose(): void
+}
+
+export interface TokenLogprob {
+  tokenId: number
+  /** Natural log of the token's probability under the model's own logits. */
+  logprob: number
+}
+
+export interface SampledToken extends TokenLogprob {
+  /** The `topLogprobs` likeliest tokens, likeliest first. */
+  top: TokenLogprob[]
+}
+
+export interface StepSequence {
+  cache: NativeKvCache
+  /** What follows the cached tokens: a prompt or a part of it, or one token. */
+  ids: Int32Array
+  /** Draws the next token; without one none is drawn. */
+  sampler?: NativeSampler
+}
+
 export interface NativeDecoderModel {
+  /** Makes at once what the first pass would otherwise make. */
+  prepare(threads: number): NativeJob<void>
   /** Logits [ids.length, vocab] of one sequence. */
   logits(ids: Int32Array, threads: number): NativeJob<Float32Array>
   /** Negative log-likelihood of ids[t + 1] after ids[0 … t], natural log: ids.length − 1 values, float32. */
@@ -279,9 +346,13 @@ export interface NativeDecoderModel {
     ids: Int32Array,
     threads: number,
   ): NativeJob<{ nll: Float32Array; referenceNll: Float32Array; kl: Float32Array; agrees: Uint8Array }>
-  cache(capacity: number): NativeKvCache
-  /** Appends ids to the cached sequence; the logits [vocab] after the last of them. */
-  step(cache: NativeKvCache, ids: Int32Array, threads: number): NativeJob<Float32Array>
+  /** `dtype`: default F16. */
+  cache(capacity: number, dtype?: CacheDType): NativeKvCache
+  /**
+   * Appends every sequence's ids to its cache, in one pass over the weights, and draws the next tokens. Unless it
+   * succeeds, caches and samplers stay as they were. A cache or a sampler serves one step at a time.
+   */
+  step(sequences: readonly StepSequence[], threads: number): NativeJob<(SampledToken | null)[]>
   dispose(): void
 }
 
@@ -430,6 +501,7 @@ export interface NativeAddon {
 
   DecoderBlock: new (spec: BlockSpec, weights: BlockWeights) => NativeDecoderBlock
   DecoderModel: new (parts: ModelParts) => NativeDecoderModel
+  Sampler: new (options: SamplerOptions) => NativeSampler
   /** States [ids.length, hidden] float32 before the first block, of whole sequences of `sequenceLength` tokens. */
   embedTokens(
     ids: Int32Array,
