@@ -32,10 +32,9 @@ void quantize(const float* x, size_t count, int8_t* q, float& scale, float& sum)
   sum = float(total);
 }
 
-/// Codes of a block, as bytes [quad][row][4].
+/// Adds the codes of a block to zeros, as bytes [quad][row][4].
 void unpackBlock(const uint8_t* block, unsigned bits, uint8_t* codes) {
   unsigned shift = 0;
-  std::memset(codes, 0, kQuads * 64);
   for (unsigned width : {8u, 4u, 2u, 1u}) {
     if (!(bits & width)) continue;
     const unsigned fields = 8 / width, mask = (1u << width) - 1;
@@ -73,7 +72,7 @@ void multiplyTile(const PackedProduct& product, const PackedActivations& x, size
     for (const auto& run : matrix.runs()) {
       for (size_t i = run.first; i < run.first + run.count; ++i) {
         const auto& segment = matrix.segments()[i];
-        uint8_t codes[Segments::kMost * kRows];
+        uint8_t codes[Segments::kMost * kRows] = {};
         for (size_t b = 0; b < segment.blocks; ++b)
           unpackBlock(data + segment.codes + b * InterleavedMatrix::blockBytes(run.bits), run.bits,
                       codes + b * Segments::kUnit * kRows);

@@ -242,7 +242,7 @@ Status DecoderBlock::interleave(ThreadPool& pool, const CancelFlag& cancelled) {
 
 // qkv [tokens][qkvWidth] of the normed states
 void DecoderBlock::projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv,
-                              PackedActivations* int8) const {
+                              IntegerInput* int8) const {
   const size_t width = spec_.qkvWidth();
   const LinearOutput stacked[] = {{&qkv_, qkv, width}},
                      separate[] = {{&q_, qkv, width},
@@ -250,12 +250,12 @@ void DecoderBlock::projectQkv(ThreadPool& pool, size_t tokens, const float* norm
                                    {&v_, qkv + spec_.queryWidth() + spec_.keyWidth(), width}};
   const std::span<const LinearOutput> outputs =
       qkv_ ? std::span<const LinearOutput>(stacked) : std::span<const LinearOutput>(separate);
-  applyLinears(pool, tokens, normed, spec_.hiddenSize, outputs, int8);
+  applyLinears(pool, tokens, normed, spec_.hiddenSize, outputs, int8, true);
 }
 
 // inner [tokens][gateUpWidth]: gate and up side by side, or up alone
 void DecoderBlock::projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner,
-                                 PackedActivations* int8) const {
+                                 IntegerInput* int8) const {
   const size_t width = gateUpWidth();
   const LinearOutput gate{&gate_, inner, width}, up{&up_, inner + width - intermediate_, width},
       stacked{&gateUp_, inner, width};
@@ -273,7 +273,7 @@ void DecoderBlock::projectGateUp(ThreadPool& pool, size_t tokens, const float* i
 void DecoderBlock::addOutput(const Linear& linear, const Norm& norm, size_t tokens, const float* x,
                              size_t xStride, float* states, BlockScratch& scratch, ThreadPool& pool) const {
   const size_t hidden = spec_.hiddenSize;
-  PackedActivations* int8 = scratch.int8 ? &scratch.activations : nullptr;
+  IntegerInput* int8 = scratch.int8 ? &scratch.activations : nullptr;
   float* output = norm ? scratch.output.reserve(tokens * hidden) : states;
   const LinearOutput product{&linear, output, hidden, !norm};
   applyLinears(pool, tokens, x, xStride, {&product, 1}, int8);

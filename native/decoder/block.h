@@ -49,7 +49,7 @@ class GradientSink;      // decoder/gradients.h
 /// What a forward pass needs beside the states; reused from block to block.
 struct BlockScratch {
   FloatBuffer states, normed, mlpNormed, qkv, attended, output, mlp;
-  PackedActivations activations;
+  IntegerInput activations;
   bool int8 = false;  // the block is interleaved, and its packed layers take their inputs in int8
   RotaryTable rotary;
   std::vector<FloatBuffer> attention;
@@ -121,9 +121,9 @@ class DecoderBlock {
   void runMlp(float* states, const float* input, size_t tokens, const BlockTaps* taps, size_t endingSequences,
               BlockScratch& scratch, ThreadPool& pool) const;
   void projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv,
-                  PackedActivations* int8 = nullptr) const;
+                  IntegerInput* int8 = nullptr) const;
   void projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner,
-                     PackedActivations* int8 = nullptr) const;
+                     IntegerInput* int8 = nullptr) const;
   size_t gateUpWidth() const { return spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_; }
   void backwardMlp(const BackwardTile& tile) const;
   void recomputeAttention(const BackwardTile& tile) const;

@@ -77,9 +77,9 @@ Status DecoderModel::finalStates(const std::vector<int32_t>& ids, FloatBuffer& s
 }
 
 void DecoderModel::project(ThreadPool& pool, size_t tokens, const float* states, float* logits,
-                           PackedActivations& activations) const {
+                           IntegerInput& activations) const {
   const LinearOutput out{&head_, logits, vocab()};
-  applyLinears(pool, tokens, states, hidden(), {&out, 1}, parts_.int8 ? &activations : nullptr);
+  applyLinears(pool, tokens, states, hidden(), {&out, 1}, parts_.int8 ? &activations : nullptr, true);
   const float cap = parts_.logitSoftcap;
   if (cap == 0) return;
   pool.parallelFor(tokens, [&](size_t t, int) {
@@ -93,7 +93,7 @@ void DecoderModel::project(ThreadPool& pool, size_t tokens, const float* states,
 Status DecoderModel::logits(const std::vector<int32_t>& ids, float* out, ThreadPool& pool,
                             const CancelFlag& cancelled) const {
   FloatBuffer states;
-  PackedActivations activations;
+  IntegerInput activations;
   SLIM_RETURN_IF_ERROR(finalStates(ids, states, pool, cancelled));
   const size_t most = logitTile(vocab());
   for (size_t t = 0; t < ids.size(); t += most) {
@@ -108,7 +108,7 @@ Status DecoderModel::tokenNll(const std::vector<int32_t>& ids, std::vector<float
                               const CancelFlag& cancelled) const {
   SLIM_RETURN_IF_ERROR(parts_.embedding.checkIds(ids, 2));
   FloatBuffer states, tile;
-  PackedActivations activations;
+  IntegerInput activations;
   SLIM_RETURN_IF_ERROR(finalStates(ids, states, pool, cancelled));
   const size_t count = ids.size() - 1, most = std::min(count, logitTile(vocab()));
   out.resize(count);
@@ -132,7 +132,7 @@ Status DecoderModel::compare(const DecoderModel& reference, const std::vector<in
     return Status::invalidArgument("reference", "a model with " + std::to_string(vocab()) + " tokens",
                                    std::to_string(reference.vocab()));
   FloatBuffer states, referenceStates, tile, referenceTile;
-  PackedActivations activations;
+  IntegerInput activations;
   SLIM_RETURN_IF_ERROR(finalStates(ids, states, pool, cancelled));
   SLIM_RETURN_IF_ERROR(reference.finalStates(ids, referenceStates, pool, cancelled));
   const size_t count = ids.size() - 1, most = std::min(count, logitTile(vocab()));

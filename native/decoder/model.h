@@ -72,7 +72,7 @@ class DecoderModel {
                      const CancelFlag& cancelled) const;
   /// logits [tokens, vocab] of final states, softcapped.
   void project(ThreadPool& pool, size_t tokens, const float* states, float* logits,
-               PackedActivations& activations) const;
+               IntegerInput& activations) const;
 
   // model_step.cc
   struct StepContext;

@@ -301,6 +301,35 @@ describe.each(native.instructionSets())('packed products, %s', (set) => {
   })
 })
 
+it.skipIf(!native.instructionSets().includes('avx512'))('are the same with AVX2 and AVX-512', async () => {
+  for (const tokens of [1, 3, 20]) {
+    const problem = { rows: 35, cols: 700, groupSize: 64, tokens, bits: mixed(tokens), bias: true }
+    native.setInstructionSet('avx512')
+    const { y } = await multiply(problem)
+    native.setInstructionSet('avx2')
+    expect((await multiply(problem)).y).toEqual(y)
+  }
+})
+
+it('asks for inputs and outputs that fit', async () => {
+  const make = async (groupSize: number) =>
+    new native.PackedMatrix(
+      await tensorsOf(await randomParts(4, 96, groupSize, mixed(1)(Math.ceil(96 / groupSize)))),
+    )
+  const [matrix, other] = [await make(32), await make(64)]
+  const f32 = (...shape: number[]) => native.allocateTensor('F32', shape)
+  const y = f32(2, 4)
+  const refuses = (
+    parameter: string,
+    x: ReturnType<typeof f32>,
+    ...products: Parameters<typeof native.packedCase>[1]
+  ) => expect(() => native.packedCase(x, products, {}, 1)).toThrow(expect.objectContaining({ parameter }))
+  refuses('x', f32(2, 95), { matrix, y })
+  refuses('products[0].y', f32(3, 96), { matrix, y })
+  refuses('products[0].bias', f32(2, 96), { matrix, y, bias: f32(5) })
+  refuses('products', f32(2, 96), { matrix, y }, { matrix: other, y })
+})
+
 it('reaches int8 and float32 activations through matmul, and keeps to float64 as each can', async () => {
   const [rows, cols, tokens] = [40, 1000, 6]
   const parts = await randomParts(rows, cols, 128, new Uint8Array(8).fill(2))
