@@ -1,14 +1,13 @@
 // The dense GEMM against OpenBLAS, in one process, taking turns; medians, and medians of the ratios of each turn.
 //   node bench/gemm.mjs [--threads 1,2] [--rounds 9] [--set avx2] [--core Haswell] [--json]
 // OpenBLAS chooses its kernels itself: OPENBLAS_* variables are removed unless --core names some.
-import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { here } from './native_module.mjs'
+import { OPENBLAS_IDLE_MS, openBlas } from './openblas.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -36,36 +35,10 @@ const PROBLEMS = [
   { name: 'three tokens', m: 3, n: 1536, k: 576 },
 ]
 const MIN_FLOPS_PER_TURN = 4e9
-// OpenBLAS workers look for more work, on a core that we would use, for a while before they sleep.
-const OPENBLAS_IDLE_MS = 150
 
-for (const name of Object.keys(process.env)) if (name.startsWith('OPENBLAS_')) delete process.env[name]
-if (options.core) process.env.OPENBLAS_CORETYPE = options.core
-
-const here = path.dirname(fileURLToPath(import.meta.url))
 const require = createRequire(import.meta.url)
 const native = require('node-gyp-build')(path.dirname(here))
 if (options.set) native.setInstructionSet(options.set)
-
-/** Builds and loads the comparator; a string says why there is none. */
-function openBlas() {
-  const target = path.join(here, 'build', 'openblas.node')
-  const headers = path.join(path.dirname(path.dirname(process.execPath)), 'include', 'node')
-  if (!existsSync(path.join(headers, 'node_api.h')))
-    return `no comparator: Node's headers are not in ${headers}`
-  mkdirSync(path.dirname(target), { recursive: true })
-  const source = path.join(here, 'openblas.c')
-  const args = ['-O2', '-Wall', '-shared', '-fPIC', `-I${headers}`, source, '-o', target, '-ldl']
-  const { status, stderr, error } = spawnSync(process.env.CC ?? 'cc', args, { encoding: 'utf8' })
-  if (status !== 0) return `no comparator: ${error?.message ?? stderr}`
-  const module = require(target)
-  const folders = ['x86_64', 'aarch64'].map((arch) => `/usr/lib/${arch}-linux-gnu/openblas-pthread`)
-  for (const file of [...folders.map((folder) => `${folder}/libopenblas.so.0`), 'libopenblas.so.0']) {
-    const kernels = module.open(file)
-    if (kernels) return { kernels, file, run: module.run }
-  }
-  return 'no comparator: OpenBLAS is missing (Debian: apt-get install libopenblas0-pthread)'
-}
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1]
 const randomArray = (length) => Float32Array.from({ length }, () => Math.random() * 2 - 1)
@@ -112,7 +85,7 @@ async function measure({ name, m, n, k, gram = false }, threads, peer) {
   return result
 }
 
-const found = openBlas()
+const found = openBlas(options.core)
 const peer = typeof found === 'string' ? undefined : found
 const header = {
   processor: os.cpus()[0].model,

@@ -6,22 +6,13 @@
 // --calibration computes an importance matrix from that many windows of the file, as llama.cpp's own tool does; the
 // types that cannot be made without one are then made too. --check compares the perplexity of the first windows with
 // llama.cpp's own. Made files stay in the folder and are not made again.
-import { spawnSync } from 'node:child_process'
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { evaluatePerplexity, loadModel, loadTokenizer, openCheckpoint, sampleWindows } from '../dist/index.js'
+import { here, run } from './native_module.mjs'
+import { nodeLlamaCpp } from './node_llama_cpp.mjs'
 
 /** llama_ftype numbers (llama.h): files below five bits, by name. */
 const TYPES = {
@@ -74,60 +65,16 @@ const [seqLen, maxTokens, threads, checked] = ['seq-len', 'max-tokens', 'threads
   Number(flags[name]),
 )
 
-const here = path.dirname(fileURLToPath(import.meta.url))
 const scratch = mkdtempSync(path.join(os.tmpdir(), 'slimllm-llama-'))
 
-function run(command, args, options = {}) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, {
-    encoding: 'utf8',
-    maxBuffer: 2 ** 28,
-    ...options,
-  })
-  if (status !== 0)
-    throw new Error(error?.message ?? (stderr.trim().split('\n').at(-1) || `${command} failed`))
-  return stdout
-}
-
-/** Compiles llama.c with the headers in the release's source, which node-llama-cpp ships as a git bundle. */
+/** llama.c, compiled; `call` runs one of its commands. */
 function buildLlama() {
-  const packages = path.join(here, 'node_modules')
-  const platform = `linux-${process.arch}`
-  const libraries = path.join(packages, '@node-llama-cpp', platform, 'bins', platform)
-  if (!existsSync(libraries))
-    throw new Error('llama.cpp is missing: npm install --ignore-scripts --prefix bench')
-  const git = path.join(scratch, 'llama.git')
-  run('git', [
-    'clone',
-    '--quiet',
-    '--bare',
-    path.join(packages, 'node-llama-cpp', 'llama', 'gitRelease.bundle'),
-    git,
-  ])
-  run('git', [
-    '-C',
-    git,
-    'archive',
-    '--output',
-    path.join(scratch, 'headers.tar'),
-    'HEAD',
-    'include',
-    'ggml/include',
-  ])
-  run('tar', ['-xf', 'headers.tar'], { cwd: scratch })
-  const includes = ['include', 'ggml/include'].map((folder) => `-I${path.join(scratch, folder)}`)
-  const names = readdirSync(libraries).filter((name) =>
-    /^lib(llama|ggml)(-base)?(\.v[\d.]+)?\.so$/.test(name),
-  )
+  const llama = nodeLlamaCpp(path.join(scratch, 'source'))
   const program = path.join(scratch, 'llama')
-  run(process.env.CC ?? 'cc', [
-    ...['-O2', '-Wall', ...includes, path.join(here, 'llama.c'), '-o', program, `-L${libraries}`],
-    ...[...names.map((name) => `-l:${name}`), '-lm', `-Wl,-rpath,${libraries}`],
-  ])
-  const { release } = JSON.parse(
-    readFileSync(path.join(packages, 'node-llama-cpp', 'llama', 'binariesGithubRelease.json'), 'utf8'),
-  )
-  const env = { ...process.env, SLIM_LLAMA_BACKENDS: libraries }
-  return { release, call: (...args) => JSON.parse(run(program, args.map(String), { env })) }
+  const source = path.join(here, 'llama.c')
+  run(process.env.CC ?? 'cc', ['-O2', '-Wall', ...llama.compile, source, '-o', program, ...llama.link])
+  const env = { ...process.env, SLIM_LLAMA_BACKENDS: llama.libraries }
+  return { release: llama.release, call: (...args) => JSON.parse(run(program, args.map(String), { env })) }
 }
 
 function writeIds(name, ids) {
