@@ -459,13 +459,16 @@ export function addon(): NativeAddon {
   return loaded
 }
 
-/** Awaits a native step; an aborted signal cancels it. */
+/** Awaits a native step; an aborted signal cancels it. What was aborted before it began is so even if it was quick. */
 export async function run<T>(job: NativeJob<T>, signal?: AbortSignal): Promise<T> {
   const cancel = () => job.cancel()
-  if (signal?.aborted) cancel()
+  const late = signal?.aborted ?? false
+  if (late) cancel()
   signal?.addEventListener('abort', cancel, { once: true })
   try {
-    return await job.promise
+    const result = await job.promise
+    if (late) throw new SlimError('SLIM_ABORTED', 'The operation was aborted', { cause: signal!.reason })
+    return result
   } finally {
     signal?.removeEventListener('abort', cancel)
   }

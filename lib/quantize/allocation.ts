@@ -59,7 +59,6 @@ export async function allocateByFisher(
     ...walk,
     threads,
     signal,
-    chunkWindows: count, // all at once: of several chunks the Hessians of all blocks would be in memory
     hessians: { keepEvery: 0 },
     onBlock: async (block, weights, { fisher, hessians }) => {
       for (const { name, role, tap } of block.linears) {

@@ -6,7 +6,6 @@
 import type { DecoderBlockSpec, DecoderSpec } from '../architecture/spec.js'
 import type { CalibrationSamples } from '../calibration/samples.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
-import { SlimError } from '../errors.js'
 import {
   addon,
   type BlockGradients,
@@ -22,16 +21,6 @@ import { disposeWeights, loadBlockWeights, loadMatrix, loadNorm } from '../runti
 import type { Hessians } from './block.js'
 import { embedSamples, SPILL_BYTES } from './embed.js'
 
-export interface FisherProgress {
-  phase: 'forward' | 'head' | 'backward'
-  /** Of `blocks`, counted in the direction of the phase. */
-  block: number
-  blocks: number
-  /** Of `chunks`. */
-  chunk: number
-  chunks: number
-}
-
 export interface BlockFisher {
   /** f_o [rows] by layer name. */
   fisher: Map<string, Float64Array>
@@ -44,22 +33,18 @@ export interface BlockFisher {
 export interface FisherOptions {
   /** Drawn from the model itself (the true Fisher information, the default), or the text's own next tokens. */
   labels?: 'sampled' | 'text'
-  /** Of the drawn labels (default 0); they do not depend on chunks, threads or tiles. */
+  /** Of the drawn labels (default 0); they do not depend on threads or tiles. */
   seed?: number
-  /** Windows that are in memory at a time (default 8): their states before every block, float32. */
-  chunkWindows?: number
-  /** Keeps these states in unlinked files of this folder when they are more than a gigabyte. */
+  /** Keeps the states before every block in unlinked files of this folder when they are more than a gigabyte. */
   spillFolder?: string
-  /**
-   * Gathers the Hessians on the way back, keeping every `keepEvery`-th row of X. With several chunks those of all
-   * blocks exist at once.
-   */
+  /** Gathers the Hessians on the way back, keeping every `keepEvery`-th row of X. */
   hessians?: { keepEvery: number }
-  /** The weights of a block; by default as the checkpoint has them. Called twice a chunk, disposed each time. */
+  /** The weights of a block; by default as the checkpoint has them. Called twice a block, disposed each time. */
   loadBlock?: (block: DecoderBlockSpec) => Promise<BlockWeights>
-  /** Called for every block from last to first, when what is gathered of it is complete. */
+  /** Called for every block from last to first. */
   onBlock?: (block: DecoderBlockSpec, weights: BlockWeights, gathered: BlockFisher) => Promise<void> | void
-  onProgress?: (progress: FisherProgress) => void
+  /** Before every step: `done` of `of`, a block forward or back each. */
+  onProgress?: (progress: { done: number; of: number }) => void
   threads?: number
   signal?: AbortSignal
 }
@@ -81,15 +66,8 @@ export async function fisherInformation(
   return await new FisherWalk(checkpoint, spec, samples, options).run()
 }
 
-/** What has been gathered of a block so far: sums over tokens, not means. */
-type Gathered = BlockFisher
-
 class FisherWalk {
   private readonly threads: number
-  private readonly chunkWindows: number
-  private readonly chunks: number
-  private readonly gathered = new Map<number, Gathered>()
-  private readonly result: FisherInformation = { fisher: new Map(), nll: 0, count: 0 }
 
   constructor(
     private readonly checkpoint: Checkpoint,
@@ -97,68 +75,49 @@ class FisherWalk {
     private readonly samples: CalibrationSamples,
     private readonly options: FisherOptions,
   ) {
-    const { chunkWindows = 8 } = options
-    if (!Number.isInteger(chunkWindows) || chunkWindows < 1)
-      throw SlimError.invalidArgument('chunkWindows', 'a whole number from 1 up', chunkWindows)
     this.threads = checkThreads(options.threads)
-    this.chunkWindows = chunkWindows
-    this.chunks = Math.ceil(samples.samples / chunkWindows)
   }
 
   async run(): Promise<FisherInformation> {
-    try {
-      for (let chunk = 0; chunk < this.chunks; chunk++) await this.walk(chunk)
-    } finally {
-      for (const { hessians } of this.gathered.values()) disposeHessians(hessians)
-    }
-    return this.result
-  }
-
-  /** One chunk of windows forward and back. */
-  private async walk(chunk: number): Promise<void> {
     const { blocks } = this.spec
-    const { seqLen } = this.samples
-    const firstToken = chunk * this.chunkWindows * seqLen
-    const ids = this.samples.ids.subarray(firstToken, firstToken + this.chunkWindows * seqLen)
+    const { seqLen: sequenceLength } = this.samples
+    let done = 0
+    const progress = () => this.options.onProgress?.({ done: done++, of: 2 * blocks.length })
     using handles = new Handles()
-    const embedded = embedSamples(
-      this.checkpoint,
-      this.spec,
-      { ids, seqLen },
-      { spillFolder: null, threads: this.threads, signal: this.options.signal },
-    )
+    const embedded = embedSamples(this.checkpoint, this.spec, this.samples, {
+      spillFolder: null,
+      threads: this.threads,
+      signal: this.options.signal,
+    })
     const states = handles.own(await embedded)
     const inputs: NativeTensor[] = []
     for (const block of blocks) {
-      this.progress('forward', block.index, chunk)
+      progress()
       inputs.push(handles.own(await this.copy(states)))
       await this.withBlock(block, (native) =>
-        this.job(native.forward(states, { sequenceLength: seqLen }, this.threads)),
+        this.job(native.forward(states, { sequenceLength }, this.threads)),
       )
     }
-    this.progress('head', 0, chunk)
-    const { gradients, nll, count } = await this.headGradient(states, ids, firstToken)
+    const { gradients, nll, count } = await this.headGradient(states)
     handles.own(gradients)
     states.dispose()
-    this.result.nll += nll
-    this.result.count += count
-    for (const block of [...blocks].reverse()) {
-      this.progress('backward', blocks.length - 1 - block.index, chunk)
+    const result: FisherInformation = { fisher: new Map(), nll, count }
+    for (const block of blocks.toReversed()) {
+      progress()
       const input = inputs.pop()!
       await this.withBlock(block, async (native, weights) => {
-        const gathered = this.gatheredOf(block)
-        const { hessians: taps } = gathered
-        const job = native.backward(
-          input,
-          gradients,
-          { sequenceLength: seqLen, fisher: true, taps },
-          this.threads,
-        )
-        this.gather(block, gathered, await this.job(job), firstToken)
+        using own = new Handles()
+        const taps = this.newHessians(block, own)
+        const options = { sequenceLength, fisher: true, taps }
+        const gathered = await this.job(native.backward(input, gradients, options, this.threads))
         input.dispose()
-        if (chunk === this.chunks - 1) await this.complete(block, weights, gathered)
+        const fisher = this.meanByLayer(block, gathered)
+        for (const [name, rows] of fisher) result.fisher.set(name, rows)
+        const { tokenPowers } = gathered
+        await this.options.onBlock?.(block, weights, { fisher, tokenPowers, hessians: taps })
       })
     }
+    return result
   }
 
   /** The states before a block; of all blocks together they may be larger than memory. */
@@ -175,10 +134,6 @@ class FisherWalk {
       weights: BlockWeights,
     ) => Promise<T>,
   ): Promise<T> {
-    const { signal } = this.options
-    // A small block may be done before its job sees the signal.
-    if (signal?.aborted)
-      throw new SlimError('SLIM_ABORTED', 'The Fisher information was aborted', { cause: signal.reason })
     const weights = await (this.options.loadBlock?.(block) ?? loadBlockWeights(this.checkpoint, block))
     const native = new (addon().DecoderBlock)(block.spec, weights)
     try {
@@ -189,18 +144,15 @@ class FisherWalk {
     }
   }
 
-  private async headGradient(
-    states: NativeTensor,
-    ids: Int32Array,
-    firstToken: number,
-  ): Promise<HeadGradient> {
+  private async headGradient(states: NativeTensor): Promise<HeadGradient> {
+    const { ids, seqLen } = this.samples
     const { finalNorm, head, hiddenSize, vocabSize, logitSoftcap, blocks } = this.spec
     using handles = new Handles()
     const matrix = { name: head.name, rows: vocabSize, cols: hiddenSize }
     const job = addon().headGradient(
       states,
       {
-        sequenceLength: this.samples.seqLen,
+        sequenceLength: seqLen,
         head: handles.own(await loadMatrix(this.checkpoint, matrix)),
         finalNorm: finalNorm
           ? handles.ownModule(await loadNorm(this.checkpoint, finalNorm, hiddenSize))
@@ -210,65 +162,28 @@ class FisherWalk {
         // A window's last token has no label: what stands there is not looked at.
         labels: this.options.labels === 'text' ? Int32Array.from(ids, (_, t) => ids[t + 1] ?? 0) : undefined,
         seed: this.options.seed,
-        firstToken,
       },
       this.threads,
     )
     return await this.job(job)
   }
 
-  private gatheredOf(block: DecoderBlockSpec): Gathered {
-    let gathered = this.gathered.get(block.index)
-    if (!gathered) {
-      gathered = { fisher: new Map(), tokenPowers: {}, hessians: {} }
-      this.gathered.set(block.index, gathered)
-      for (const { name, rows, tap, cols } of block.linears) {
-        gathered.fisher.set(name, new Float64Array(rows))
-        gathered.tokenPowers[tap] ??= new Float32Array(this.samples.ids.length)
-        if (this.options.hessians)
-          gathered.hessians[tap] ??= new (addon().Hessian)(cols, this.options.hessians.keepEvery)
-      }
-    }
-    return gathered
+  private newHessians(block: DecoderBlockSpec, handles: Handles): Hessians {
+    const { hessians } = this.options
+    const taps: Hessians = {}
+    if (hessians)
+      for (const { tap, cols } of block.linears)
+        taps[tap] ??= handles.own(new (addon().Hessian)(cols, hessians.keepEvery))
+    return taps
   }
 
-  private gather(
-    block: DecoderBlockSpec,
-    gathered: Gathered,
-    { fisher, tokenPowers }: BlockGradients,
-    firstToken: number,
-  ): void {
-    for (const { role, name, tap } of block.linears) {
-      const sums = gathered.fisher.get(name)!
-      fisher[role]!.forEach((sum, o) => {
-        sums[o]! += sum
-      })
-      gathered.tokenPowers[tap]!.set(tokenPowers[tap]!, firstToken)
-    }
-  }
-
-  private async complete(block: DecoderBlockSpec, weights: BlockWeights, gathered: Gathered): Promise<void> {
+  /** From sums over tokens by role to means by layer name. */
+  private meanByLayer(block: DecoderBlockSpec, { fisher }: BlockGradients): Map<string, Float64Array> {
     const tokens = this.samples.ids.length
-    for (const [name, sums] of gathered.fisher)
-      this.result.fisher.set(
-        name,
-        sums.map((sum) => sum / tokens),
-      )
-    const fisher = new Map([...gathered.fisher.keys()].map((name) => [name, this.result.fisher.get(name)!]))
-    await this.options.onBlock?.(block, weights, { ...gathered, fisher })
-    disposeHessians(gathered.hessians)
-    this.gathered.delete(block.index)
+    return new Map(block.linears.map(({ role, name }) => [name, fisher[role]!.map((sum) => sum / tokens)]))
   }
 
   private job<T>(job: { promise: Promise<T>; cancel(): void }): Promise<T> {
     return run(job, this.options.signal)
   }
-
-  private progress(phase: FisherProgress['phase'], block: number, chunk: number): void {
-    this.options.onProgress?.({ phase, block, blocks: this.spec.blocks.length, chunk, chunks: this.chunks })
-  }
-}
-
-function disposeHessians(hessians: Hessians): void {
-  for (const hessian of Object.values(hessians)) hessian.dispose()
 }

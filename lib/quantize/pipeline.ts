@@ -178,7 +178,7 @@ class Quantization {
     return await allocateByFisher(checkpoint, spec, samples, settings, context, {
       spillFolder: this.writer.folder,
       loadBlock: (block) => this.loadBlock(block),
-      onProgress: ({ block }) => this.progress({ index: block }, 'sensitivity'),
+      onProgress: ({ done }) => this.progress({ index: Math.floor(done / 2) }, 'sensitivity'),
     })
   }
 
@@ -234,13 +234,19 @@ class Quantization {
   private async quantizeBlocks(): Promise<void> {
     const { samples, spec } = this
     using handles = new Handles()
-    const calibration = samples && (await this.startCalibration(samples, handles))
-    await this.replayJournaled(calibration)
+    using done = await this.writer.openDone(this.packedConfig())
+    const calibration = samples && (await this.startCalibration(samples, done, handles))
+    await this.replayJournaled(done, calibration)
     for (const block of spec.blocks.slice(this.writer.done.length - 1))
       await this.quantizeBlock(block, calibration)
   }
 
-  private async startCalibration(samples: CalibrationSamples, handles: Handles): Promise<CalibrationStates> {
+  /** The states start as the packed model will have them: from its tables, where these are quantized. */
+  private async startCalibration(
+    samples: CalibrationSamples,
+    done: Checkpoint,
+    handles: Handles,
+  ): Promise<CalibrationStates> {
     const { sequential, inputDriftWeight, stateDriftWeight } = this.settings.recipe
     const { spec, linears } = this.spec.blocks[0]!
     const tokens = samples.ids.length
@@ -251,28 +257,28 @@ class Quantization {
     const passes = !sequential ? 0 : inputDriftWeight + stateDriftWeight > 0 ? 2 : 1
     const bytes = 4 * tokens * (spec.hiddenSize + passes * (spec.hiddenSize + widths.attended + widths.inner))
     const spillFolder = bytes > SPILL_BYTES ? this.writer.folder : null
-    const embed = async () =>
-      handles.own(await embedSamples(this.checkpoint, this.spec, samples, { ...this.context, spillFolder }))
+    const tables = this.settings.embeddingBits === null ? this.checkpoint : done
+    const embed = async (from: Checkpoint) =>
+      handles.own(await embedSamples(from, this.spec, samples, { ...this.context, spillFolder }))
     const values = (width: number) => handles.own(addon().allocateTensor('F32', [tokens, width], spillFolder))
-    const startPass = async () => ({
-      states: await embed(),
+    const startPass = async (from: Checkpoint) => ({
+      states: await embed(from),
       attended: values(widths.attended),
       inner: values(widths.inner),
     })
-    if (passes === 0) return { samples, states: await embed(), staged: null }
-    const pass = await startPass()
+    if (passes === 0) return { samples, states: await embed(tables), staged: null }
+    const pass = await startPass(tables)
     return {
       samples,
       states: pass.states,
-      staged: { pass, original: passes === 2 ? await startPass() : null },
+      staged: { pass, original: passes === 2 ? await startPass(this.checkpoint) : null },
     }
   }
 
   /** Of blocks that an interrupted run has finished, only the effect on the states is needed. */
-  private async replayJournaled(calibration: CalibrationStates | null): Promise<void> {
+  private async replayJournaled(done: Checkpoint, calibration: CalibrationStates | null): Promise<void> {
     const blocks = this.spec.blocks.slice(0, this.writer.done.length - 1)
-    if (blocks.length === 0 || !calibration) return
-    using done = await this.writer.openDone(this.packedConfig())
+    if (!calibration) return
     for (const block of blocks) {
       this.progress(block, 'propagate')
       const weights = await loadBlockWeights(done, block)

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import type { CalibrationSamples } from '../../lib/calibration/samples.js'
 import { openCheckpoint } from '../../lib/checkpoint/checkpoint.js'
 import { addon, type NativeTensor, run, type TapName } from '../../lib/native/addon.js'
-import { type FisherOptions, type FisherProgress, fisherInformation } from '../../lib/quantize/fisher.js'
+import { type FisherOptions, fisherInformation } from '../../lib/quantize/fisher.js'
 import { checkpointSpec, disposeWeights, loadBlockWeights } from '../../lib/runtime/weights.js'
 import { FAMILIES, FIXTURES, largestDifference, randomIds, readJson } from '../support/decoder.js'
 import { goldenGradients } from '../support/gradients.js'
@@ -45,67 +45,53 @@ describe.each(FAMILIES)('the Fisher information of %s', (family) => {
 describe('fisherInformation', () => {
   const samples = windowsOf(randomIds(5 * 21, 256, 3), 21)
 
-  it('is the same bits for every number of threads, and the same for every size of the chunks', async () => {
+  it('is the same bits for every number of threads, and another for other labels', async () => {
     const one = await fisherOf('gemma2', samples, { threads: 1 })
-    const two = await fisherOf('gemma2', samples, { threads: 2 })
-    expect(two).toEqual(one)
-    const chunked = await fisherOf('gemma2', samples, { chunkWindows: 2 })
-    expect(Math.abs(chunked.nll - one.nll)).toBeLessThan(1e-4)
-    for (const [name, rows] of chunked.fisher)
-      expect(largestDifference(rows, one.fisher.get(name)!) / largest(rows), name).toBeLessThan(1e-5)
+    expect(await fisherOf('gemma2', samples, { threads: 2 })).toEqual(one)
     expect((await fisherOf('gemma2', samples, { seed: 1 })).fisher).not.toEqual(one.fisher)
   })
 
-  it.each([5, 2])(
-    'hands over every block once, complete, from last to first (chunks of %i)',
-    async (chunkWindows) => {
-      const seen: number[] = []
-      const taps = new Map<string, Float32Array>()
-      const powers: Partial<Record<TapName, Float32Array>>[] = []
-      const { fisher } = await fisherOf('llama', samples, {
-        chunkWindows,
-        hessians: { keepEvery: 0 },
-        onBlock: async (block, weights, gathered) => {
-          seen.push(block.index)
-          powers.push(gathered.tokenPowers)
-          expect((weights.linears.q!.weight as NativeTensor).shape).toEqual([64, 64])
-          expect([...gathered.fisher.keys()]).toEqual(block.linears.map((linear) => linear.name))
-          for (const [tap, hessian] of Object.entries(gathered.hessians)) {
-            expect(hessian.sequences).toBe(5)
-            taps.set(`${block.index}.${tap}`, hessian.matrix().toFloat32Array())
-          }
-          await Promise.resolve()
-        },
-      })
-      expect(seen).toEqual([1, 0])
-      expect(taps.size).toBe(8)
-      // The mean over q's, k's and v's outputs, 64 + 32 + 32 of them, by token and by output.
-      const rows = ['q', 'k', 'v'].flatMap((role) => [
-        ...fisher.get(`model.layers.1.self_attn.${role}_proj`)!,
-      ])
-      const mean = (values: ArrayLike<number>) =>
-        Array.from(values).reduce((a, b) => a + b, 0) / values.length
-      expect(mean(powers[0]!.qkv!) / mean(rows)).toBeCloseTo(1, 5)
+  it('hands over every block once, from last to first', async () => {
+    const seen: number[] = []
+    const taps = new Map<string, Float32Array>()
+    const powers: Partial<Record<TapName, Float32Array>>[] = []
+    const { fisher } = await fisherOf('llama', samples, {
+      hessians: { keepEvery: 0 },
+      onBlock: async (block, weights, gathered) => {
+        seen.push(block.index)
+        powers.push(gathered.tokenPowers)
+        expect((weights.linears.q!.weight as NativeTensor).shape).toEqual([64, 64])
+        expect([...gathered.fisher.keys()]).toEqual(block.linears.map((linear) => linear.name))
+        for (const [tap, hessian] of Object.entries(gathered.hessians)) {
+          expect(hessian.sequences).toBe(5)
+          taps.set(`${block.index}.${tap}`, hessian.matrix().toFloat32Array())
+        }
+        await Promise.resolve()
+      },
+    })
+    expect(seen).toEqual([1, 0])
+    expect(taps.size).toBe(8)
+    // The mean over q's, k's and v's outputs, 64 + 32 + 32 of them, by token and by output.
+    const rows = ['q', 'k', 'v'].flatMap((role) => [...fisher.get(`model.layers.1.self_attn.${role}_proj`)!])
+    const mean = (values: ArrayLike<number>) => Array.from(values).reduce((a, b) => a + b, 0) / values.length
+    expect(mean(powers[0]!.qkv!) / mean(rows)).toBeCloseTo(1, 5)
 
-      // The first block's Hessian of q, k and v, from the forward pass.
-      const checkpoint = await openCheckpoint(path.join(FIXTURES, 'llama'))
-      const spec = checkpointSpec(checkpoint)
-      const weights = await loadBlockWeights(checkpoint, spec.blocks[0]!)
-      const embedding = await checkpoint.tensor(`${spec.embedding.name}.weight`)
-      const states = await run(
-        addon().embedTokens(samples.ids, 21, { embedding, embeddingScale: 1 }, null, 1),
-      )
-      const qkv = new (addon().Hessian)(64, 0)
-      const block = new (addon().DecoderBlock)(spec.blocks[0]!.spec, weights)
-      await run(block.forward(states, { sequenceLength: 21, taps: { qkv } }, 1))
-      const expected = qkv.matrix().toFloat32Array()
-      expect(largestDifference(taps.get('0.qkv')!, expected) / largest(expected)).toBeLessThan(1e-5)
-      disposeWeights(weights)
-      checkpoint.dispose()
-    },
-  )
+    // The first block's Hessian of q, k and v, from the forward pass.
+    const checkpoint = await openCheckpoint(path.join(FIXTURES, 'llama'))
+    const spec = checkpointSpec(checkpoint)
+    const weights = await loadBlockWeights(checkpoint, spec.blocks[0]!)
+    const embedding = await checkpoint.tensor(`${spec.embedding.name}.weight`)
+    const states = await run(addon().embedTokens(samples.ids, 21, { embedding, embeddingScale: 1 }, null, 1))
+    const qkv = new (addon().Hessian)(64, 0)
+    const block = new (addon().DecoderBlock)(spec.blocks[0]!.spec, weights)
+    await run(block.forward(states, { sequenceLength: 21, taps: { qkv } }, 1))
+    const expected = qkv.matrix().toFloat32Array()
+    expect(largestDifference(taps.get('0.qkv')!, expected) / largest(expected)).toBeLessThan(1e-5)
+    disposeWeights(weights)
+    checkpoint.dispose()
+  })
 
-  it('draws labels window by window whatever the chunks, and weighs no token after the last label', async () => {
+  it('draws labels window by window, and weighs no token after the last label', async () => {
     let powers: Float32Array | undefined
     await fisherOf('llama', samples, {
       onBlock: (block, _, { tokenPowers }) => {
@@ -119,31 +105,25 @@ describe('fisherInformation', () => {
   })
 
   it('tells its progress and loads blocks as it is told', async () => {
-    const steps: FisherProgress[] = []
-    let loads = 0
+    const steps: number[] = []
+    const loads: number[] = []
     const checkpoint = await openCheckpoint(path.join(FIXTURES, 'llama'))
     const options: FisherOptions = {
-      chunkWindows: 3,
-      onProgress: (progress) => steps.push(progress),
+      onProgress: ({ done, of }) => steps.push(done / of),
       loadBlock: (block) => {
-        loads++
+        loads.push(block.index)
         return loadBlockWeights(checkpoint, block)
       },
     }
     await fisherInformation(checkpoint, checkpointSpec(checkpoint), samples, options)
     checkpoint.dispose()
-    expect(steps.map(({ phase, block, chunk }) => `${chunk} ${phase} ${block}`)).toEqual(
-      [0, 1].flatMap((chunk) =>
-        ['forward 0', 'forward 1', 'head 0', 'backward 0', 'backward 1'].map((step) => `${chunk} ${step}`),
-      ),
-    )
-    expect(steps[0]).toMatchObject({ blocks: 2, chunks: 2 })
-    expect(loads).toBe(8)
+    expect(steps).toEqual([0, 0.25, 0.5, 0.75])
+    expect(loads).toEqual([0, 1, 1, 0])
   })
 
   it('ends when it is aborted, and passes on what onBlock throws', async () => {
     const controller = new AbortController()
-    const onProgress = ({ phase }: FisherProgress) => phase === 'backward' && controller.abort()
+    const onProgress = ({ done, of }: { done: number; of: number }) => done === of / 2 && controller.abort()
     await expect(fisherOf('llama', samples, { onProgress, signal: controller.signal })).rejects.toMatchObject(
       {
         code: 'SLIM_ABORTED',
@@ -155,12 +135,5 @@ describe('fisherInformation', () => {
       },
     })
     await expect(failing).rejects.toThrow('of its own')
-  })
-
-  it('names a wrong chunk size', async () => {
-    await expect(fisherOf('llama', samples, { chunkWindows: 0 })).rejects.toMatchObject({
-      code: 'SLIM_INVALID_ARGUMENT',
-      parameter: 'chunkWindows',
-    })
   })
 })

@@ -1,15 +1,17 @@
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { writeSafetensors } from '../../lib/checkpoint/safetensors_writer.js'
 import {
   evaluatePerplexity,
   loadModel,
   openCheckpoint,
+  PackedMatrix,
   type QuantizeProgress,
   quantize,
   type SlimWarning,
 } from '../../lib/index.js'
-import { addon, type NativeHessian, packageRoot } from '../../lib/native/addon.js'
+import { addon, type NativeHessian, type NativePackedMatrix, packageRoot } from '../../lib/native/addon.js'
 import { loadMatrix } from '../../lib/runtime/weights.js'
 import { contentHashes, demo, heldoutFile, rejection, small, smallCalibration } from '../support/demo.js'
 import { temporaryFolder } from '../support/temporary.js'
@@ -71,6 +73,29 @@ describe('quantize', () => {
     }
     expect(errors.gptq!).toBeLessThan(errors.rtn!)
     expect(errors['slim-paper']!).toBeLessThan(errors.gptq!)
+  })
+
+  it('calibrates on the embeddings that the packed model will have', async () => {
+    const packed = await quantize(demo, small(at('tables'), { method: 'gptq', embeddingBits: 2 }))
+    const { name, rows, cols } = packed.layers[0]!
+    expect(name).toBe('model.embed_tokens')
+    // The same tables as plain float32 weights of another checkpoint: its blocks see the same states.
+    cpSync(demo, at('rounded'), { recursive: true })
+    using tables = await openCheckpoint(at('tables'))
+    using matrix = new PackedMatrix((await loadMatrix(tables, { name, rows, cols })) as NativePackedMatrix)
+    const { data } = await matrix.dequantize()
+    using source = await openCheckpoint(demo)
+    const entries = [...source.tensors.values()].map(({ name: tensor, dtype, shape }) =>
+      tensor === `${name}.weight`
+        ? { name: tensor, dtype: 'F32', shape, bytes: () => new Uint8Array(data.buffer) }
+        : { name: tensor, dtype, shape, bytes: () => source.tensorBytes(tensor) },
+    )
+    await writeSafetensors(path.join(at('rounded'), 'model.safetensors'), entries)
+    await quantize(at('rounded'), small(at('rounded-gptq'), { method: 'gptq' }))
+    const blocks = (of: string) =>
+      Object.entries(contentHashes(of)).filter(([file]) => /^model-0000[2-7]/.test(file))
+    expect(blocks(at('rounded-gptq'))).toHaveLength(6)
+    expect(blocks(at('rounded-gptq'))).toEqual(blocks(at('tables')))
   })
 
   it('runs rtn without calibration, to the same weights as with', async () => {
