@@ -5,6 +5,7 @@ import { compileModule, here } from './native_module.mjs'
 import { loadedKernels, nodeLlamaCpp } from './node_llama_cpp.mjs'
 import { onnxProducts, onnxVersion } from './onnx_matmul.mjs'
 import { openBlas } from './openblas.mjs'
+import { ourParticipants } from './packed_mixes.mjs'
 
 /** Weights of one participant are at least so many bytes in all, read one after the other: no cache holds them. */
 const COLD_BYTES = 160 * 2 ** 20
@@ -14,7 +15,7 @@ const BUSY_COPIES = 2
 /** Rows that differ from each other; more are these again, since making them costs time and reading them does not care. */
 const SLAB_ROWS = 64
 
-export const randomArray = (length) => Float32Array.from({ length }, () => Math.random() * 2 - 1)
+const randomArray = (length) => Float32Array.from({ length }, () => Math.random() * 2 - 1)
 const copiesOf = (bytes, tokens) => (tokens <= COLD_TOKENS ? Math.ceil(COLD_BYTES / bytes) : BUSY_COPIES)
 
 /** x [tokens, cols] · slabᵀ [rows of the slab, cols], the first token and the last. */
@@ -142,8 +143,8 @@ function onnxParticipant(bits) {
   }
 }
 
-/** Everybody who is installed: { participants, notes: who they are, or why one is missing }. */
-export function peers() {
+/** Ours, and all peers that are installed: { participants, notes: who they are, or why one is missing }. */
+export function everybody() {
   const notes = []
   const participants = []
   const blas = openBlas()
@@ -155,5 +156,7 @@ export function peers() {
   const ggml = ggmlParticipants()
   notes.push(ggml.description, `ONNX Runtime ${onnxVersion()}, MatMulNBits, accuracy_level 4`)
   participants.push(...ggml.participants, onnxParticipant(2), onnxParticipant(4))
+  const tools = { copiesOf, randomArray, exactProducts, checkProducts, slabRows: SLAB_ROWS }
+  participants.push(...ourParticipants(tools))
   return { participants, notes }
 }

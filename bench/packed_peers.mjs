@@ -10,7 +10,7 @@ import os from 'node:os'
 import { parseArgs } from 'node:util'
 import { compileModule } from './native_module.mjs'
 import { OPENBLAS_IDLE_MS } from './openblas.mjs'
-import { peers } from './packed_participants.mjs'
+import { everybody } from './packed_participants.mjs'
 import { median, ratio, takeTurns } from './turns.mjs'
 
 const { values: flags } = parseArgs({
@@ -46,7 +46,7 @@ const cases = flags.tokens
   .filter(({ cols, rows }) => !flags.only || flags.only === `${cols}x${rows}`)
 if (cases.length === 0) throw new Error(`--only ${flags.only}: expected a shape such as 4096x11008`)
 
-const { participants, notes } = peers()
+const { participants, notes } = everybody()
 const stream = compileModule('stream.c', ['-pthread'])
 
 async function measure(shape) {
