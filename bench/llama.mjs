@@ -11,35 +11,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { evaluatePerplexity, loadModel, loadTokenizer, openCheckpoint, sampleWindows } from '../dist/index.js'
-import { here, run } from './native_module.mjs'
-import { nodeLlamaCpp } from './node_llama_cpp.mjs'
-
-/** llama_ftype numbers (llama.h): files below five bits, by name. */
-const TYPES = {
-  Q4_0: 2,
-  Q2_K: 10,
-  Q3_K_S: 11,
-  Q3_K_M: 12,
-  Q3_K_L: 13,
-  Q4_K_S: 14,
-  Q4_K_M: 15,
-  IQ2_XXS: 19,
-  IQ2_XS: 20,
-  Q2_K_S: 21,
-  IQ3_XS: 22,
-  IQ3_XXS: 23,
-  IQ1_S: 24,
-  IQ4_NL: 25,
-  IQ3_S: 26,
-  IQ3_M: 27,
-  IQ2_S: 28,
-  IQ2_M: 29,
-  IQ4_XS: 30,
-  IQ1_M: 31,
-  TQ2_0: 37,
-  Q2_0: 41,
-}
-const F16 = 1
+import { F16, llamaProgram, TYPES } from './llama_program.mjs'
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
@@ -67,16 +39,6 @@ const [seqLen, maxTokens, threads, checked] = ['seq-len', 'max-tokens', 'threads
 
 const scratch = mkdtempSync(path.join(os.tmpdir(), 'slimllm-llama-'))
 
-/** llama.c, compiled; `call` runs one of its commands. */
-function buildLlama() {
-  const llama = nodeLlamaCpp(path.join(scratch, 'source'))
-  const program = path.join(scratch, 'llama')
-  const source = path.join(here, 'llama.c')
-  run(process.env.CC ?? 'cc', ['-O2', '-Wall', ...llama.compile, source, '-o', program, ...llama.link])
-  const env = { ...process.env, SLIM_LLAMA_BACKENDS: llama.libraries }
-  return { release: llama.release, call: (...args) => JSON.parse(run(program, args.map(String), { env })) }
-}
-
 function writeIds(name, ids) {
   const file = path.join(scratch, name)
   writeFileSync(file, new Uint8Array(Int32Array.from(ids).buffer))
@@ -91,9 +53,7 @@ function make(llama, type, importance) {
     flags.folder,
     `${path.basename(model, '.gguf')}.${type}${importance.length ? '.imatrix' : ''}.gguf`,
   )
-  const made = existsSync(file)
-    ? null
-    : llama.call('quantize', model, file, TYPES[type], threads, ...importance)
+  const made = existsSync(file) ? null : llama.quantize(model, file, type, threads, importance)
   return { file, seconds: made?.seconds ?? null, tensors: llama.call('tensors', file) }
 }
 
@@ -112,7 +72,7 @@ async function openMade(llama, file) {
 const rows = []
 try {
   mkdirSync(flags.folder, { recursive: true })
-  const llama = buildLlama()
+  const llama = llamaProgram()
   const checkpoint = await openCheckpoint(model)
   const tokenizer = loadTokenizer(checkpoint)
   const weights = [...checkpoint.tensors.values()]

@@ -6,14 +6,14 @@ import { here } from './native_module.mjs'
 export const native = createRequire(import.meta.url)('node-gyp-build')(path.dirname(here))
 
 /** A mix has so many of its groups one bit narrower, and as many one bit wider: the mean is its name. */
-const MIXES = [
+export const MIXES = [
   { name: 'slimllm 2-bit mix', mean: 2, share: 0.1 },
   { name: 'slimllm 3-bit mix', mean: 3, share: 0.1 },
   { name: 'slimllm 4-bit', mean: 4, share: 0 },
 ]
 
 /** Narrower and wider groups spread evenly among the others. */
-function mixedBits(groups, { mean, share }) {
+export function mixedBits(groups, { mean, share }) {
   const bits = new Uint8Array(groups).fill(mean)
   const count = Math.min(Math.round(share * groups), groups >> 1)
   for (let i = 0; i < count; i++) {
