@@ -8,9 +8,11 @@
 import { writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { parseArgs } from 'node:util'
+import { ratioBarsSvg } from '../dist/report/ratio_bars.js'
 import { compileModule } from './native_module.mjs'
 import { OPENBLAS_IDLE_MS } from './openblas.mjs'
 import { everybody } from './packed_participants.mjs'
+import { comparisonGroups, comparisonTable } from './packed_table.mjs'
 import { median, ratio, takeTurns } from './turns.mjs'
 
 const { values: flags } = parseArgs({
@@ -107,3 +109,12 @@ for (const shape of cases) {
     )
 }
 if (flags.out) writeFileSync(flags.out, `${JSON.stringify({ ...header, results }, null, 2)}\n`)
+console.log(`\n${comparisonTable(results)}`)
+if (flags.svg)
+  writeFileSync(
+    flags.svg,
+    ratioBarsSvg(comparisonGroups(results), {
+      title: `Packed products beside their peers, ${header.processor}`,
+      axis: "time over the peer's: shorter is faster",
+    }),
+  )
