@@ -4,10 +4,10 @@
 import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
-import { setTimeout as pause } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { here } from './native_module.mjs'
-import { OPENBLAS_IDLE_MS, openBlas } from './openblas.mjs'
+import { openBlas, pauseForOpenBlas } from './openblas.mjs'
+import { median } from './turns.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -36,11 +36,9 @@ const PROBLEMS = [
 ]
 const MIN_FLOPS_PER_TURN = 4e9
 
-const require = createRequire(import.meta.url)
-const native = require('node-gyp-build')(path.dirname(here))
+const native = createRequire(import.meta.url)('node-gyp-build')(path.dirname(here))
 if (options.set) native.setInstructionSet(options.set)
 
-const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1]
 const randomArray = (length) => Float32Array.from({ length }, () => Math.random() * 2 - 1)
 
 async function measure({ name, m, n, k, gram = false }, threads, peer) {
@@ -64,7 +62,7 @@ async function measure({ name, m, n, k, gram = false }, threads, peer) {
     const order = peer ? ['ours', 'theirs'] : ['ours']
     if (round % 2) order.reverse()
     for (const who of order) {
-      if (threads > 1 && peer) await pause(OPENBLAS_IDLE_MS)
+      if (threads > 1 && peer) await pauseForOpenBlas()
       const seconds = await turns[who]()
       if (round >= 0) times[who].push(seconds)
     }

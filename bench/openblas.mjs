@@ -1,8 +1,11 @@
 // OpenBLAS, opened at run time, through openblas.c.
+import { setTimeout as pause } from 'node:timers/promises'
 import { compileModule } from './native_module.mjs'
 
 /** Its workers look for more work, on a core that another would use, for a while before they sleep. */
-export const OPENBLAS_IDLE_MS = 150
+const IDLE_MS = 150
+
+export const pauseForOpenBlas = () => pause(IDLE_MS)
 
 /**
  * { kernels, file, run }, or a string that says why there is none. OpenBLAS chooses its kernels itself: OPENBLAS_*

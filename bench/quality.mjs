@@ -94,7 +94,8 @@ const TABLES = {
 }
 
 function slimllm(...args) {
-  const run = spawnSync(process.execPath, [cli, ...args.map(String), '--threads', flags.threads, '--json'], {
+  const threads = args[0] === 'doctor' ? [] : ['--threads', flags.threads]
+  const run = spawnSync(process.execPath, [cli, ...args.map(String), ...threads, '--json'], {
     encoding: 'utf8',
     maxBuffer: 2 ** 28,
   })

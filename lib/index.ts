@@ -14,6 +14,7 @@ export type { TensorInfo } from './checkpoint/tensor_info.js'
 export { SlimError, type SlimErrorCode, type SlimErrorDetails } from './errors.js'
 export { type EvaluateOptions, type Evaluation, evaluatePerplexity } from './evaluate/perplexity.js'
 export type {
+  Activations,
   BlockDType,
   DType,
   FloatDType,
@@ -30,7 +31,7 @@ export type {
 export type { Device } from './native/device.js'
 export type { Matrix, StepOptions } from './native/matrix.js'
 export type { LayerReport, Manifest, Timing } from './packed/manifest.js'
-export { PackedMatrix, type PackedParts } from './packed/packed_matrix.js'
+export { type MatmulOptions, PackedMatrix, type PackedParts } from './packed/packed_matrix.js'
 export type {
   BitMap,
   CalibrationOptions,

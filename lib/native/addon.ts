@@ -65,6 +65,9 @@ export interface NativeHessian {
   dispose(): void
 }
 
+/** The input of packed matrices: rounded to int8, one scale a group and token; or as it is. */
+export type Activations = 'int8' | 'float32'
+
 /** A quantized matrix in the canonical layout of docs/format.md. */
 export interface NativePackedMatrix {
   readonly rows: number
@@ -78,8 +81,11 @@ export interface NativePackedMatrix {
   qzeros(): NativeTensor
   /** Float32 [rows, cols]. */
   dequantize(threads: number): NativeJob<NativeTensor>
-  /** y [tokens, rows] = x [tokens, cols] · Wᵀ, float32. */
-  matmul(x: NativeTensor, threads: number): NativeJob<NativeTensor>
+  /**
+   * y [tokens, rows] = x [tokens, cols] · Wᵀ, float32. With int8 activations (default: float32) the matrix is put into
+   * the kernels' order at the first product, and kept so beside its own.
+   */
+  matmul(x: NativeTensor, threads: number, activations?: Activations): NativeJob<NativeTensor>
   dispose(): void
 }
 
@@ -250,16 +256,83 @@ export interface ModelParts extends EmbeddingParts {
   head: NativeTensor | NativePackedMatrix
   /** cap · tanh(logits / cap); 0: none. */
   logitSoftcap: number
+  /**
+   * What packed matrices take (default float32). For int8 they are put into the order of its kernels, beside the
+   * packed form, at the first pass or by prepare().
+   */
+  activations?: Activations
 }
 
-/** Keys and values of one sequence, float32, for generation. */
+/** I8: int8 with a float16 scale for every position and head. */
+export type CacheDType = 'F16' | 'I8' | 'F32'
+
+/** Keys and values of one sequence. Memory grows with the length; the capacity is a limit. */
 export interface NativeKvCache {
   readonly length: number
   readonly capacity: number
+  readonly dtype: CacheDType
+  /** Of the memory in use, what is shared with other caches counted in each. */
+  readonly byteLength: number
+  /** Forgets all but the first `length` tokens. */
+  truncate(length: number): void
+  /**
+   * Becomes the first `length` tokens of another cache of this model and dtype. Nothing is copied: the caches share
+   * what they have in common until one of them writes there.
+   */
+  copyPrefix(from: NativeKvCache, length: number): void
   dispose(): void
 }
 
+export interface SamplerOptions {
+  /** 0 (default): always the likeliest token after the penalty. */
+  temperature?: number
+  /** Draw from so many of the likeliest tokens (default 0: all). */
+  topK?: number
+  /** Of them, from the smallest set whose probability reaches this (default 1). */
+  topP?: number
+  /** Of them, from those at least so likely, as a share of the likeliest (default 0). */
+  minP?: number
+  /** Divides the positive logits, multiplies the negative ones, of recent tokens (default 1: none). */
+  repetitionPenalty?: number
+  /** How many tokens are recent (default 64). */
+  repetitionWindow?: number
+  /** A whole number (default 0). */
+  seed?: number
+  /** So many of the likeliest tokens are told with each drawn one (default 0). */
+  topLogprobs?: number
+}
+
+/** Draws the tokens of one sequence: its random numbers and its recent tokens. */
+export interface NativeSampler {
+  /** Draws from these logits [vocab], and accepts the token. */
+  sample(logits: Float32Array): SampledToken
+  /** Tells it of tokens that it has not drawn, such as a prompt's. */
+  accept(ids: Int32Array): void
+  dispose(): void
+}
+
+export interface TokenLogprob {
+  tokenId: number
+  /** Natural log of the token's probability under the model's own logits. */
+  logprob: number
+}
+
+export interface SampledToken extends TokenLogprob {
+  /** The `topLogprobs` likeliest tokens, likeliest first. */
+  top: TokenLogprob[]
+}
+
+export interface StepSequence {
+  cache: NativeKvCache
+  /** What follows the cached tokens: a prompt or a part of it, or one token. */
+  ids: Int32Array
+  /** Draws the next token; without one none is drawn. */
+  sampler?: NativeSampler
+}
+
 export interface NativeDecoderModel {
+  /** Makes at once what the first pass would otherwise make. */
+  prepare(threads: number): NativeJob<void>
   /** Logits [ids.length, vocab] of one sequence. */
   logits(ids: Int32Array, threads: number): NativeJob<Float32Array>
   /** Negative log-likelihood of ids[t + 1] after ids[0 … t], natural log: ids.length − 1 values, float32. */
@@ -273,9 +346,13 @@ export interface NativeDecoderModel {
     ids: Int32Array,
     threads: number,
   ): NativeJob<{ nll: Float32Array; referenceNll: Float32Array; kl: Float32Array; agrees: Uint8Array }>
-  cache(capacity: number): NativeKvCache
-  /** Appends ids to the cached sequence; the logits [vocab] after the last of them. */
-  step(cache: NativeKvCache, ids: Int32Array, threads: number): NativeJob<Float32Array>
+  /** `dtype`: default F16. */
+  cache(capacity: number, dtype?: CacheDType): NativeKvCache
+  /**
+   * Appends every sequence's ids to its cache, in one pass over the weights, and draws the next tokens. Unless it
+   * succeeds, caches and samplers stay as they were. A cache or a sampler serves one step at a time.
+   */
+  step(sequences: readonly StepSequence[], threads: number): NativeJob<(SampledToken | null)[]>
   dispose(): void
 }
 
@@ -300,6 +377,21 @@ export interface GemmCase {
   repeats?: number
   /** This many equal products, one below the other in c, each started inside a loop of the same thread pool. */
   batch?: number
+}
+
+/** y = x · Wᵀ (+ bias). y [tokens, rows] may have more columns. */
+export interface PackedProduct {
+  matrix: NativePackedMatrix
+  y: NativeTensor
+  bias?: NativeTensor
+}
+
+export interface PackedCase {
+  /** y += x · Wᵀ (+ bias). */
+  accumulate?: boolean
+  /** This many copies of every matrix take turns, repeat after repeat: more than fit a cache are found cold. */
+  copies?: number
+  repeats?: number
 }
 
 export interface GemmOperand {
@@ -337,6 +429,13 @@ export interface NativeAddon {
   matmul(a: NativeTensor, b: NativeTensor, threads: number): NativeJob<NativeTensor>
   /** Internal to tests and benchmarks: the product with all its options, into c; the seconds of each repeat. */
   gemmCase(c: NativeTensor, options: GemmCase, threads: number): NativeJob<Float64Array>
+  /** Internal to tests and benchmarks: matrices on one input x (F32) with int8 activations; seconds of each repeat. */
+  packedCase(
+    x: NativeTensor,
+    products: PackedProduct[],
+    options: PackedCase,
+    threads: number,
+  ): NativeJob<Float64Array>
 
   Hessian: new (size: number, keepEvery: number) => NativeHessian
   PackedMatrix: new (parts: {
@@ -389,8 +488,8 @@ export interface NativeAddon {
     threads: number,
   ): NativeJob<NativePackedMatrix>
   /**
-   * What width b = 1 … mostBits would cost group g, at [g · mostBits + b − 1]: Σ_o rows[o] Σ_j e²/U_jj², U from
-   * the Hessian's GPTQ factor.
+   * What width b = 1 … mostBits would cost group g, at [g · mostBits + b − 1]: the loss that GPTQ leaves with all groups at
+   * b bits, Σ_o rows[o] ((W − Q) H (W − Q)ᵀ)_oo, in shares of Σ_o rows[o] Σ_j e²/U_jj² (e of the group as it stands).
    */
   groupErrors(
     weight: NativeTensor,
@@ -402,6 +501,7 @@ export interface NativeAddon {
 
   DecoderBlock: new (spec: BlockSpec, weights: BlockWeights) => NativeDecoderBlock
   DecoderModel: new (parts: ModelParts) => NativeDecoderModel
+  Sampler: new (options: SamplerOptions) => NativeSampler
   /** States [ids.length, hidden] float32 before the first block, of whole sequences of `sequenceLength` tokens. */
   embedTokens(
     ids: Int32Array,

@@ -1,5 +1,5 @@
 /** One quantized matrix, for servers and researchers who work below whole models. */
-import { addon, type NativePackedMatrix, type NativeTensor, run } from '../native/addon.js'
+import { type Activations, addon, type NativePackedMatrix, type NativeTensor, run } from '../native/addon.js'
 import { checkThreads } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import { fromMatrix, type Matrix, type StepOptions, toMatrix } from '../native/matrix.js'
@@ -14,6 +14,11 @@ export interface PackedParts {
   /** Float16 bit patterns [groups, rows]. */
   scales: Uint16Array
   qzeros: Uint8Array
+}
+
+export interface MatmulOptions extends StepOptions {
+  /** 'int8' (default): x is rounded to 8 bits, one scale a group and row, and the product is integer and fast. */
+  activations?: Activations
 }
 
 export class PackedMatrix implements Disposable {
@@ -78,9 +83,9 @@ export class PackedMatrix implements Disposable {
   }
 
   /** y [tokens, rows] = x [tokens, cols] · Wᵀ. */
-  async matmul(x: Matrix, { threads, signal }: StepOptions = {}): Promise<Matrix> {
+  async matmul(x: Matrix, { threads, signal, activations = 'int8' }: MatmulOptions = {}): Promise<Matrix> {
     using inputs = new Handles()
-    const job = this.native.matmul(inputs.own(fromMatrix('x', x)), checkThreads(threads))
+    const job = this.native.matmul(inputs.own(fromMatrix('x', x)), checkThreads(threads), activations)
     return toMatrix(await run(job, signal))
   }
 

@@ -19,7 +19,7 @@ import { checkThreads } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import { disposeWeights, loadBlockWeights, loadMatrix, loadNorm } from '../runtime/weights.js'
 import type { Hessians } from './block.js'
-import { embedSamples, SPILL_BYTES } from './embed.js'
+import { embedSamples, SPILL_BYTES } from './states.js'
 
 export interface BlockFisher {
   /** f_o [rows] by layer name. */

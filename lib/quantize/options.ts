@@ -245,17 +245,17 @@ function checkBits(parameter: string, bits: unknown): void {
 }
 
 function checkParts(recipe: Recipe): void {
-  const { sweeps, compensation } = recipe
+  const { sweeps, compensation, sequential } = recipe
   if (!Number.isInteger(sweeps) || sweeps < 0 || sweeps > 100)
     throw SlimError.invalidArgument('sweeps', 'a whole number from 0 to 100', sweeps)
-  for (const part of ['sweeps', 'inputDriftWeight', 'stateDriftWeight'] as const) {
-    const value: unknown = recipe[part]
-    if (part !== 'sweeps' && !(typeof value === 'number' && value >= 0 && value <= 1))
-      throw SlimError.invalidArgument(part, 'a number from 0 to 1', value)
-    if (compensation === 'none' && value !== 0)
-      throw SlimError.invalidArgument(part, '0 for a method without GPTQ', value)
-    if (part !== 'sweeps' && !recipe.sequential && value !== 0)
-      throw SlimError.invalidArgument(part, '0 for a method whose calibration is not sequential', value)
+  if (sweeps > 0 && compensation === 'none')
+    throw SlimError.invalidArgument('sweeps', '0 for a method without GPTQ', sweeps)
+  for (const part of ['inputDriftWeight', 'stateDriftWeight'] as const) {
+    const weight: unknown = recipe[part]
+    if (!(typeof weight === 'number' && weight >= 0 && weight <= 1))
+      throw SlimError.invalidArgument(part, 'a number from 0 to 1', weight)
+    if (weight > 0 && !sequential)
+      throw SlimError.invalidArgument(part, '0 for a method whose calibration is not sequential', weight)
   }
 }
 

@@ -35,7 +35,6 @@ import {
 import { packageVersion } from '../version.js'
 import { allocateByFisher, checkAllocation } from './allocation.js'
 import { type CalibrationStates, forward, quantizeBlock, type StepContext } from './block.js'
-import { embedSamples, SPILL_BYTES } from './embed.js'
 import {
   type BitMap,
   type QuantizeOptions,
@@ -45,6 +44,7 @@ import {
 } from './options.js'
 import { planLayers, readBitMap, withAllocation } from './plan.js'
 import { addSeconds, estimateSecondsLeft, noSeconds, type Seconds, secondsSince, timed } from './seconds.js'
+import { startCalibration } from './states.js'
 
 export interface QuantizeReport extends Manifest {
   /** The folder that was made. */
@@ -235,44 +235,13 @@ class Quantization {
     const { samples, spec } = this
     using handles = new Handles()
     using done = await this.writer.openDone(this.packedConfig())
-    const calibration = samples && (await this.startCalibration(samples, done, handles))
+    const tables = this.settings.embeddingBits === null ? this.checkpoint : done
+    const sources = { original: this.checkpoint, tables }
+    const context = { ...this.context, spillFolder: this.writer.folder }
+    const calibration = samples && (await startCalibration(sources, spec, samples, context, handles))
     await this.replayJournaled(done, calibration)
     for (const block of spec.blocks.slice(this.writer.done.length - 1))
       await this.quantizeBlock(block, calibration)
-  }
-
-  /** The states start as the packed model will have them: from its tables, where these are quantized. */
-  private async startCalibration(
-    samples: CalibrationSamples,
-    done: Checkpoint,
-    handles: Handles,
-  ): Promise<CalibrationStates> {
-    const { sequential, inputDriftWeight, stateDriftWeight } = this.settings.recipe
-    const { spec, linears } = this.spec.blocks[0]!
-    const tokens = samples.ids.length
-    const widths = {
-      attended: spec.heads * spec.headDim,
-      inner: linears.find(({ role }) => role === 'down')!.cols,
-    }
-    const passes = !sequential ? 0 : inputDriftWeight + stateDriftWeight > 0 ? 2 : 1
-    const bytes = 4 * tokens * (spec.hiddenSize + passes * (spec.hiddenSize + widths.attended + widths.inner))
-    const spillFolder = bytes > SPILL_BYTES ? this.writer.folder : null
-    const tables = this.settings.embeddingBits === null ? this.checkpoint : done
-    const embed = async (from: Checkpoint) =>
-      handles.own(await embedSamples(from, this.spec, samples, { ...this.context, spillFolder }))
-    const values = (width: number) => handles.own(addon().allocateTensor('F32', [tokens, width], spillFolder))
-    const startPass = async (from: Checkpoint) => ({
-      states: await embed(from),
-      attended: values(widths.attended),
-      inner: values(widths.inner),
-    })
-    if (passes === 0) return { samples, states: await embed(tables), staged: null }
-    const pass = await startPass(tables)
-    return {
-      samples,
-      states: pass.states,
-      staged: { pass, original: passes === 2 ? await startPass(this.checkpoint) : null },
-    }
   }
 
   /** Of blocks that an interrupted run has finished, only the effect on the states is needed. */

@@ -1,8 +1,7 @@
 /** Token by token: the likeliest one, or one drawn by temperature and top-p. */
 
 import { SlimError } from '../errors.js'
-import { run } from '../native/addon.js'
-import { SplitMix64 } from '../random.js'
+import { addon, run } from '../native/addon.js'
 import type { Model } from './model.js'
 import { TextStream } from './text_stream.js'
 import { checkPositions, checkTokenIds } from './token_ids.js'
@@ -40,15 +39,15 @@ export async function* generateTokens(
   const promptIds = encodePrompt(model, prompt)
   // The last token is not run.
   checkPositions('maxTokens', promptIds.length + maxTokens - 1, model.spec)
-  const random = new SplitMix64(seed)
+  const sampler = new (addon().Sampler)({ temperature, topP, seed })
   const { tokenizer } = model
   const cache = native.cache(promptIds.length + maxTokens)
   const stream = new TextStream(tokenizer, promptIds)
   try {
     let next = promptIds
     for (let made = 1; made <= maxTokens; made++) {
-      const logits = await run(native.step(cache, next, model.threads), signal)
-      const { tokenId, logprob } = sample(logits, temperature, topP, random)
+      const [sampled] = await run(native.step([{ cache, ids: next, sampler }], model.threads), signal)
+      const { tokenId, logprob } = sampled!
       const ended = tokenizer.eosTokenIds.includes(tokenId)
       let text = ended ? '' : stream.push(tokenId)
       if (ended || made === maxTokens) text += stream.end()
@@ -58,6 +57,7 @@ export async function* generateTokens(
     }
   } finally {
     cache.dispose()
+    sampler.dispose()
   }
 }
 
@@ -74,38 +74,4 @@ function encodePrompt(model: Model, prompt: string | ArrayLike<number>): Int32Ar
   const ids = begins ? plain : tokenizer.encode(prompt, { addSpecialTokens: true })
   if (ids.length === 0) throw SlimError.invalidArgument('prompt', 'at least one token', prompt)
   return ids
-}
-
-function sample(
-  logits: Float32Array,
-  temperature: number,
-  topP: number,
-  random: SplitMix64,
-): { tokenId: number; logprob: number } {
-  let best = 0
-  for (let i = 1; i < logits.length; i++) if (logits[i]! > logits[best]!) best = i
-  const logZ = logSumExp(logits, logits[best]!, 1)
-  if (temperature === 0) return { tokenId: best, logprob: logits[best]! - logZ }
-  const top = logits[best]! / temperature
-  const logZt = logSumExp(logits, top, temperature)
-  const probability = Float64Array.from(logits, (logit) => Math.exp(logit / temperature - logZt))
-  const order = Array.from(probability.keys()).sort((a, b) => probability[b]! - probability[a]! || a - b)
-  let kept = 0
-  let mass = 0
-  while (kept < order.length && mass < topP) mass += probability[order[kept++]!]!
-  let left = random.uniform() * mass
-  let tokenId = order[0]!
-  for (const candidate of order.slice(0, kept)) {
-    tokenId = candidate
-    left -= probability[candidate]!
-    if (left < 0) break
-  }
-  return { tokenId, logprob: logits[tokenId]! - logZ }
-}
-
-/** log Σ exp(logit / temperature), given the largest of the exponents. */
-function logSumExp(logits: Float32Array, largest: number, temperature: number): number {
-  let sum = 0
-  for (const logit of logits) sum += Math.exp(logit / temperature - largest)
-  return largest + Math.log(sum)
 }

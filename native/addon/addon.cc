@@ -10,6 +10,7 @@ namespace slim::addon {
 void registerGemm(Napi::Object exports);                    // gemm_functions.cc
 void registerHessian(Napi::Env env, Napi::Object exports);  // hessian_object.cc
 void registerPacked(Napi::Env env, Napi::Object exports);   // packed_object.cc
+void registerPackedCase(Napi::Object exports);              // packed_case.cc
 void registerQuant(Napi::Object exports);                   // quant_functions.cc
 void registerDecoder(Napi::Env env, Napi::Object exports);  // decoder_object.cc
 
@@ -27,6 +28,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   registerGemm(exports);
   registerHessian(env, exports);
   registerPacked(env, exports);
+  registerPackedCase(exports);
   registerQuant(exports);
   registerDecoder(env, exports);
   return exports;

@@ -41,6 +41,14 @@ size_t asSize(const Napi::Value& value, const std::string& name, size_t least) {
   return size_t(number);
 }
 
+uint64_t asSeed(const Napi::Value& value) {
+  const double seed = asNumber(value, "seed");
+  constexpr double kMost = 9007199254740991;  // Number.MAX_SAFE_INTEGER
+  if (!(std::abs(seed) <= kMost) || seed != std::floor(seed))
+    throwInvalid(value.Env(), "seed", "a whole number", value);
+  return uint64_t(int64_t(seed));
+}
+
 Napi::Object asObject(const Napi::Value& value, const std::string& name) {
   if (!value.IsObject()) throwInvalid(value.Env(), name, "an object", value);
   return value.As<Napi::Object>();

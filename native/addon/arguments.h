@@ -2,6 +2,7 @@
 #pragma once
 #include <napi.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,8 @@ double asNumber(const Napi::Value& value, const std::string& name);
 bool asBoolean(const Napi::Value& value, const std::string& name);
 /// A whole number from `least` up.
 size_t asSize(const Napi::Value& value, const std::string& name, size_t least = 0);
+/// A whole number of either sign, as SplitMix64 takes it in lib/random.ts.
+uint64_t asSeed(const Napi::Value& value);
 Napi::Object asObject(const Napi::Value& value, const std::string& name);
 TensorPtr asTensor(const Napi::Value& value, const std::string& name);
 /// undefined and null give nullptr.

@@ -22,15 +22,6 @@ bool asFlag(const Napi::Object& options, const char* name) {
   return !isMissing(value) && asBoolean(value, name);
 }
 
-// A whole number of either sign, as SplitMix64 takes it in lib/random.ts.
-uint64_t asSeed(const Napi::Value& value) {
-  const double seed = asNumber(value, "seed");
-  constexpr double kMost = 9007199254740991;  // Number.MAX_SAFE_INTEGER
-  if (!(std::abs(seed) <= kMost) || seed != std::floor(seed))
-    throwInvalid(value.Env(), "seed", "a whole number", value);
-  return uint64_t(int64_t(seed));
-}
-
 template <typename Array, typename Element>
 Napi::Object toArrays(Napi::Env env, const std::map<std::string, std::vector<Element>>& values) {
   auto object = Napi::Object::New(env);

@@ -128,7 +128,7 @@ Weight asWeight(const Napi::Value& value, const std::string& name) {
   std::shared_ptr<PackedMatrix> packed = PackedObject::get(value);
   if (!packed)
     throwInvalid(value.Env(), name, "a native tensor or packed matrix that is not disposed", value);
-  return Weight::of(packed->rows(), packed->cols(), packed);
+  return Weight::of(std::move(packed));
 }
 
 DecoderBlockObject::DecoderBlockObject(const Napi::CallbackInfo& info) : NativeObject(info) {

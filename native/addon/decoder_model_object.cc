@@ -1,13 +1,14 @@
 #include <cstring>
+#include <optional>
 
 #include "addon/arguments.h"
 #include "addon/decoder_object.h"
+#include "addon/sampler_object.h"
 
 namespace slim::addon {
 namespace {
 
 constexpr napi_type_tag kModelTag = {0x71d94e0b3ac84c26, 0xb5f2086d9e17a34c};
-constexpr napi_type_tag kCacheTag = {0x0e8b5c7741fd49a3, 0xa61c3d52f0984be7};
 
 // The embedding's part of a model's parts.
 Embedding asEmbedding(const Napi::Object& object) {
@@ -42,6 +43,12 @@ ModelParts asParts(const Napi::Value& value) {
   }
   parts.head = asWeight(object.Get("head"), "head");
   parts.logitSoftcap = float(asNumber(object.Get("logitSoftcap"), "logitSoftcap"));
+  if (const Napi::Value given = object.Get("activations"); !isMissing(given)) {
+    const std::string name = asString(given, "activations");
+    if (name != "int8" && name != "float32")
+      throwInvalid(value.Env(), "activations", "'int8' or 'float32'", given);
+    parts.int8 = name == "int8";
+  }
   return parts;
 }
 
@@ -65,43 +72,6 @@ std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name) {
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 
-KvCacheObject::KvCacheObject(const Napi::CallbackInfo& info) : NativeObject(info) {
-  if (!info[0].IsExternal())
-    throw toError(info.Env(), Status::error("SLIM_INVALID_ARGUMENT", "Caches are made by a model's cache()"));
-  cache_ = *info[0].As<Napi::External<std::shared_ptr<SharedCache>>>().Data();
-  info.This().As<Napi::Object>().TypeTag(&kCacheTag);
-}
-
-Napi::Value KvCacheObject::wrap(Napi::Env env, std::shared_ptr<SharedCache> cache) {
-  return env.GetInstanceData<AddonData>()->kvCache.New(
-      {Napi::External<std::shared_ptr<SharedCache>>::New(env, &cache)});
-}
-
-std::shared_ptr<SharedCache> KvCacheObject::get(const Napi::Value& value) {
-  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kCacheTag)) return nullptr;
-  return Unwrap(value.As<Napi::Object>())->cache_;
-}
-
-Napi::Value KvCacheObject::getLength(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), cache_ ? double(cache_->cache->length()) : 0);
-}
-
-Napi::Value KvCacheObject::getCapacity(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), cache_ ? double(cache_->cache->capacity()) : 0);
-}
-
-Napi::Value KvCacheObject::dispose(const Napi::CallbackInfo& info) {
-  cache_.reset();
-  return info.Env().Undefined();
-}
-
-Napi::Function KvCacheObject::define(Napi::Env env) {
-  return DefineClass(env, "KvCache",
-                     {instanceGetter<&KvCacheObject::getLength>("length"),
-                      instanceGetter<&KvCacheObject::getCapacity>("capacity"),
-                      instanceMethod<&KvCacheObject::dispose>("dispose")});
-}
-
 DecoderModelObject::DecoderModelObject(const Napi::CallbackInfo& info) : NativeObject(info) {
   guarded(info.Env(), [&] { throwIfError(info.Env(), DecoderModel::make(asParts(info[0]), model_)); });
   info.This().As<Napi::Object>().TypeTag(&kModelTag);
@@ -115,6 +85,15 @@ std::shared_ptr<DecoderModel> DecoderModelObject::get(const Napi::Value& value) 
 std::shared_ptr<DecoderModel> DecoderModelObject::model(const Napi::CallbackInfo& info) const {
   if (!model_) throw toError(info.Env(), Status::error("SLIM_DISPOSED", "The model is disposed"));
   return model_;
+}
+
+// prepare(threads): NativeJob<void>
+Napi::Value DecoderModelObject::prepare(const Napi::CallbackInfo& info) {
+  auto m = model(info);
+  auto pool = asThreads(info[0]);
+  return startJob(
+      info.Env(), [=](const CancelFlag& cancelled) { return m->prepare(*pool, cancelled); },
+      [](Napi::Env e) { return e.Undefined(); });
 }
 
 // logits(ids, threads): NativeJob<Float32Array>
@@ -164,35 +143,69 @@ Napi::Value DecoderModelObject::compare(const Napi::CallbackInfo& info) {
       });
 }
 
-// cache(capacity): NativeKvCache
+// cache(capacity, dtype): NativeKvCache
 Napi::Value DecoderModelObject::cache(const Napi::CallbackInfo& info) {
   auto shared = std::make_shared<SharedCache>();
   shared->model = model(info);
-  throwIfError(info.Env(), shared->model->makeCache(asSize(info[0], "capacity", 1), shared->cache));
+  const std::string name = isMissing(info[1]) ? "F16" : asString(info[1], "dtype");
+  const std::optional<CacheDType> dtype = cacheDTypeFromName(name);
+  if (!dtype) throwInvalid(info.Env(), "dtype", "'F16', 'I8' or 'F32'", info[1]);
+  throwIfError(info.Env(), shared->model->makeCache(asSize(info[0], "capacity", 1), *dtype, shared->cache));
   return KvCacheObject::wrap(info.Env(), std::move(shared));
 }
 
-// step(cache, ids, threads): NativeJob<Float32Array>
+namespace {
+
+/// A step's sequences, with its hold on their caches and samplers.
+struct Step {
+  std::vector<StepSequence> sequences;
+  std::vector<std::shared_ptr<SharedCache>> caches;
+  std::vector<std::shared_ptr<SharedSampler>> samplers;
+  std::vector<BusyHold> holds;
+  std::vector<std::optional<SampledToken>> tokens;
+};
+
+}  // namespace
+
+// step([{ cache, ids, sampler? }], threads): NativeJob<(SampledToken | null)[]>
 Napi::Value DecoderModelObject::step(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   auto m = model(info);
-  auto shared = KvCacheObject::get(info[0]);
-  if (!shared || shared->model != m)
-    throwInvalid(env, "cache", "a cache of this model that is not disposed", info[0]);
-  auto ids = asIds(info[1], "ids");
-  auto pool = asThreads(info[2]);
-  if (shared->busy.exchange(true))
-    throw toError(env, Status::invalidArgument("cache", "a cache that no step is using", "a busy one",
-                                               "Await the previous step, or use one cache a sequence"));
-  // Held by what makes the promise's value: the cache is free when the promise settles, whatever the outcome.
-  std::shared_ptr<void> release(shared.get(), [shared](void*) { shared->busy = false; });
-  auto out = std::make_shared<std::vector<float>>(m->vocab());
+  if (!info[0].IsArray()) throwInvalid(env, "sequences", "an array of { cache, ids, sampler }", info[0]);
+  const auto given = info[0].As<Napi::Array>();
+  auto step = std::make_shared<Step>();
+  for (uint32_t i = 0; i < given.Length(); ++i) {
+    const std::string name = "sequences[" + std::to_string(i) + "]";
+    const auto object = asObject(given.Get(i), name);
+    const Napi::Value cacheValue = object.Get("cache"), samplerValue = object.Get("sampler");
+    auto cache = KvCacheObject::get(cacheValue);
+    if (!cache || cache->model != m)
+      throwInvalid(env, name + ".cache", "a cache of this model that is not disposed", cacheValue);
+    StepSequence sequence{cache->cache.get(), asIds(object.Get("ids"), name + ".ids"), nullptr};
+    step->holds.push_back(hold(env, cache, name + ".cache", "a cache that no step is using",
+                               "Await the previous step, or use one cache a sequence"));
+    step->caches.push_back(std::move(cache));
+    if (!isMissing(samplerValue)) {
+      auto sampler = SamplerObject::get(samplerValue);
+      if (!sampler) throwInvalid(env, name + ".sampler", "a sampler that is not disposed", samplerValue);
+      sequence.sampler = &sampler->sampler;
+      step->holds.push_back(hold(env, sampler, name + ".sampler", "a sampler that no step is using",
+                                 "Await the previous step, or use one sampler a sequence"));
+      step->samplers.push_back(std::move(sampler));
+    }
+    step->sequences.push_back(std::move(sequence));
+  }
+  auto pool = asThreads(info[1]);
   return startJob(
       env,
-      [=](const CancelFlag& cancelled) {
-        return m->step(*shared->cache, ids, out->data(), *pool, cancelled);
-      },
-      [out, release](Napi::Env e) { return toFloats(e, *out); });
+      [=](const CancelFlag& cancelled) { return m->step(step->sequences, step->tokens, *pool, cancelled); },
+      // The step is held here: caches and samplers are free when the promise settles, whatever the outcome.
+      [step](Napi::Env e) {
+        auto result = Napi::Array::New(e, step->tokens.size());
+        for (size_t i = 0; i < step->tokens.size(); ++i)
+          result.Set(uint32_t(i), step->tokens[i] ? toValue(e, *step->tokens[i]) : e.Null());
+        return result;
+      });
 }
 
 Napi::Value DecoderModelObject::dispose(const Napi::CallbackInfo& info) {
@@ -203,7 +216,8 @@ Napi::Value DecoderModelObject::dispose(const Napi::CallbackInfo& info) {
 Napi::Function DecoderModelObject::define(Napi::Env env) {
   return DefineClass(
       env, "DecoderModel",
-      {instanceMethod<&DecoderModelObject::logits>("logits"),
+      {instanceMethod<&DecoderModelObject::prepare>("prepare"),
+       instanceMethod<&DecoderModelObject::logits>("logits"),
        instanceMethod<&DecoderModelObject::tokenNll>("tokenNll"),
        instanceMethod<&DecoderModelObject::compare>("compare"),
        instanceMethod<&DecoderModelObject::cache>("cache"), instanceMethod<&DecoderModelObject::step>("step"),

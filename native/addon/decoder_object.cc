@@ -1,6 +1,7 @@
 #include "addon/decoder_object.h"
 
 #include "addon/arguments.h"
+#include "addon/sampler_object.h"
 
 namespace slim::addon {
 namespace {
@@ -96,6 +97,7 @@ Napi::Value attentionFunction(const Napi::CallbackInfo& info) {
 void registerDecoder(Napi::Env env, Napi::Object exports) {
   exports.Set("DecoderBlock", DecoderBlockObject::define(env));
   exports.Set("DecoderModel", DecoderModelObject::define(env));
+  exports.Set("Sampler", SamplerObject::define(env));
   env.GetInstanceData<AddonData>()->kvCache = Napi::Persistent(KvCacheObject::define(env));
   exportFunction<embedTokens>(exports, "embedTokens");
   exportFunction<headGradientFunction>(exports, "headGradient");

@@ -2,8 +2,7 @@
 #pragma once
 #include <napi.h>
 
-#include <atomic>
-
+#include "addon/busy.h"
 #include "addon/native_object.h"
 #include "decoder/block.h"
 #include "decoder/model.h"
@@ -29,11 +28,10 @@ class DecoderBlockObject : public NativeObject<DecoderBlockObject> {
   std::shared_ptr<DecoderBlock> block_;
 };
 
-/// A cache belongs to the model that made it and serves one step at a time.
-struct SharedCache {
+/// A cache belongs to the model that made it.
+struct SharedCache : Busy {
   std::shared_ptr<DecoderModel> model;
   std::shared_ptr<KvCache> cache;
-  std::atomic<bool> busy{false};
 };
 
 class KvCacheObject : public NativeObject<KvCacheObject> {
@@ -46,7 +44,14 @@ class KvCacheObject : public NativeObject<KvCacheObject> {
  private:
   Napi::Value getLength(const Napi::CallbackInfo& info);
   Napi::Value getCapacity(const Napi::CallbackInfo& info);
+  Napi::Value getDType(const Napi::CallbackInfo& info);
+  Napi::Value getByteLength(const Napi::CallbackInfo& info);
+  Napi::Value truncate(const Napi::CallbackInfo& info);
+  Napi::Value copyPrefix(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
+
+  /// Throws when it is disposed.
+  SharedCache& shared(const Napi::CallbackInfo& info) const;
 
   std::shared_ptr<SharedCache> cache_;
 };
@@ -59,6 +64,7 @@ class DecoderModelObject : public NativeObject<DecoderModelObject> {
 
  private:
   std::shared_ptr<DecoderModel> model(const Napi::CallbackInfo& info) const;
+  Napi::Value prepare(const Napi::CallbackInfo& info);
   Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value tokenNll(const Napi::CallbackInfo& info);
   Napi::Value compare(const Napi::CallbackInfo& info);

@@ -1,13 +1,45 @@
 #include "addon/packed_object.h"
 
+#include <algorithm>
+
 #include "addon/arguments.h"
+#include "cpu/packed_gemm.h"
 
 namespace slim::addon {
 namespace {
 
 constexpr napi_type_tag kPackedTag = {0x37c95e8812fa4d06, 0x90be6d41a7c3582f};
 
+Status multiplyInt8(const Tensor& x, const InterleavedMatrix& matrix, ThreadPool& pool,
+                    const CancelFlag& cancelled, Tensor& y) {
+  constexpr size_t kSlice = 1024;  // rows, between which it can be cancelled
+  TensorPtr floats;
+  if (x.dtype() != DType::F32) SLIM_RETURN_IF_ERROR(convert(x, DType::F32, pool, cancelled, floats));
+  const float* inputs = (floats ? *floats : x).as<float>();
+  PackedActivations activations;
+  for (size_t row = 0; row < x.rows(); row += kSlice) {
+    if (cancelled.load()) return Status::aborted();
+    activations.prepare(pool, std::min(kSlice, x.rows() - row), inputs + row * x.cols(), x.cols(),
+                        matrix.cut());
+    const PackedProduct product{&matrix, y.as<float>() + row * matrix.rows(), matrix.rows()};
+    multiplyPacked(pool, activations, {&product, 1});
+  }
+  return Status::success();
+}
+
 }  // namespace
+
+Status InterleavedCopies::get(const PackedMatrix& source, size_t count, ThreadPool& pool,
+                              const CancelFlag& cancelled, Copies& out) {
+  std::lock_guard lock(mutex_);
+  while (copies_.size() < count) {
+    std::shared_ptr<const InterleavedMatrix> copy;
+    SLIM_RETURN_IF_ERROR(InterleavedMatrix::make(source, pool, cancelled, copy));
+    copies_.push_back(std::move(copy));
+  }
+  out = copies_;
+  return Status::success();
+}
 
 PackedObject::PackedObject(const Napi::CallbackInfo& info) : NativeObject(info), memory_(info.Env()) {
   if (info[0].IsExternal()) {
@@ -38,6 +70,10 @@ Napi::Value PackedObject::wrap(Napi::Env env, std::shared_ptr<PackedMatrix> matr
 std::shared_ptr<PackedMatrix> PackedObject::get(const Napi::Value& value) {
   if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kPackedTag)) return nullptr;
   return Unwrap(value.As<Napi::Object>())->matrix_;
+}
+
+std::shared_ptr<InterleavedCopies> PackedObject::copies(const Napi::Value& value) {
+  return get(value) ? Unwrap(value.As<Napi::Object>())->copies_ : nullptr;
 }
 
 Napi::Function PackedObject::define(Napi::Env env) {
@@ -108,18 +144,27 @@ Napi::Value PackedObject::matmul(const Napi::CallbackInfo& info) {
     throw toError(info.Env(), Status::invalidArgument(
                                   "x", "F32, F16 or BF16 [tokens, " + std::to_string(matrix->cols()) + "]",
                                   describeShape(*x)));
+  const std::string activations =
+      isMissing(info[2]) ? std::string("float32") : asString(info[2], "activations");
+  if (activations != "int8" && activations != "float32")
+    throwInvalid(info.Env(), "activations", "int8 or float32", info[2]);
+  const auto copies = activations == "int8" ? copies_ : nullptr;
   auto result = std::make_shared<TensorPtr>();
   return startJob(
       info.Env(),
       [=](const CancelFlag& cancelled) {
         SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {x->rows(), matrix->rows()}, *result));
-        return multiply(*x, Operand::rows(*matrix), matrix->rows(), *pool, cancelled, **result);
+        if (!copies) return multiply(*x, Operand::rows(*matrix), matrix->rows(), *pool, cancelled, **result);
+        InterleavedCopies::Copies interleaved;
+        SLIM_RETURN_IF_ERROR(copies->get(*matrix, 1, *pool, cancelled, interleaved));
+        return multiplyInt8(*x, *interleaved[0], *pool, cancelled, **result);
       },
       [=](Napi::Env e) { return TensorObject::wrap(e, *result); });
 }
 
 Napi::Value PackedObject::dispose(const Napi::CallbackInfo& info) {
   matrix_.reset();
+  copies_ = std::make_shared<InterleavedCopies>();
   memory_.set(0);
   return info.Env().Undefined();
 }

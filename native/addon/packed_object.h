@@ -3,11 +3,29 @@
 #include <napi.h>
 
 #include <memory>
+#include <mutex>
+#include <vector>
 
 #include "addon/native_object.h"
+#include "cpu/interleaved_matrix.h"
 #include "quant/packed_matrix.h"
 
 namespace slim::addon {
+
+/// The matrix in the kernels' order, made when it is first asked for and kept. Benchmarks ask for several
+/// copies, to find each one cold.
+class InterleavedCopies {
+ public:
+  using Copies = std::vector<std::shared_ptr<const InterleavedMatrix>>;
+
+  /// At least `count` copies.
+  Status get(const PackedMatrix& source, size_t count, ThreadPool& pool, const CancelFlag& cancelled,
+             Copies& out);
+
+ private:
+  std::mutex mutex_;
+  Copies copies_;
+};
 
 class PackedObject : public NativeObject<PackedObject> {
  public:
@@ -16,6 +34,7 @@ class PackedObject : public NativeObject<PackedObject> {
   static Napi::Value wrap(Napi::Env env, std::shared_ptr<PackedMatrix> matrix);
   /// nullptr when the value is not a packed matrix or is disposed.
   static std::shared_ptr<PackedMatrix> get(const Napi::Value& value);
+  static std::shared_ptr<InterleavedCopies> copies(const Napi::Value& value);
   static Napi::Function define(Napi::Env env);
 
  private:
@@ -33,6 +52,7 @@ class PackedObject : public NativeObject<PackedObject> {
   std::shared_ptr<PackedMatrix> matrix(const Napi::CallbackInfo& info) const;
 
   std::shared_ptr<PackedMatrix> matrix_;
+  std::shared_ptr<InterleavedCopies> copies_ = std::make_shared<InterleavedCopies>();
   ExternalMemory memory_;
 };
 

@@ -256,17 +256,14 @@ Napi::Value groupErrorsStep(const Napi::CallbackInfo& info) {
         const auto reading = hessian->reading();
         const size_t cols = weight.groups.cols;
         SLIM_RETURN_IF_ERROR(checkHessian(*hessian, cols));
-        std::vector<float> w, diagonal(cols);
+        std::vector<float> w;
         SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, cancelled, w));
         clearDeadChannels(w, hessian->deadChannels());
         std::shared_ptr<const InverseFactor> factor;
         SLIM_RETURN_IF_ERROR(hessian->gptqFactor(*pool, cancelled, factor));
-        for (size_t j = 0; j < cols; ++j) diagonal[j] = factor->upper[j * cols + j];
         const std::vector<float> h = hessian->diagonal();
-        *errors =
-            groupErrors({w.data(), w.size() / cols, weight.groups}, {diagonal.data(), h.data(), rows.data()},
-                        mostBits, quantizer, *pool, cancelled);
-        return cancelled.load() ? Status::aborted() : Status::success();
+        return groupErrors({w.data(), w.size() / cols, weight.groups}, {*factor, h.data(), rows.data()},
+                           mostBits, quantizer, *pool, cancelled, *errors);
       },
       [=](Napi::Env e) { return toFloat64Array(e, *errors); });
 }

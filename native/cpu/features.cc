@@ -36,6 +36,14 @@ const std::vector<InstructionSet>& supportedInstructionSets() {
   return sets;
 }
 
+bool hasVnni() {
+#if defined(__x86_64__)
+  return supportedInstructionSets().back() == InstructionSet::Avx512 && __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
 InstructionSet activeInstructionSet() { return active().load(std::memory_order_relaxed); }
 
 Status setInstructionSet(const std::string& name) {

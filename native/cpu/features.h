@@ -15,6 +15,9 @@ const char* instructionSetName(InstructionSet set);
 /// What this processor and operating system support, weakest first; always begins with Portable.
 const std::vector<InstructionSet>& supportedInstructionSets();
 
+/// AVX-512 and its vpdpbusd: a processor with the one alone runs the AVX2 kernels of packed products.
+bool hasVnni();
+
 /// The one that kernels use: the strongest supported, unless setInstructionSet chose another.
 InstructionSet activeInstructionSet();
 

@@ -202,7 +202,11 @@ void gemmBlocked(ThreadPool& pool, const GemmKernels& kernels, size_t m, size_t 
 void gemmFewRows(ThreadPool& pool, const GemmKernels& kernels, size_t m, size_t n, size_t k, const Operand& a,
                  const Operand& b, float* c, size_t ldc, const GemmOptions& options) {
   const bool readA = a.layout != Operand::Layout::RowMajor || a.dtype != DType::F32;
-  const bool readB = b.layout != Operand::Layout::RowMajor || b.dtype != DType::F32;
+  const bool readB = b.layout != Operand::Layout::RowMajor || !isFloat(b.dtype);
+  const DotKernels& dot = readB || b.dtype == DType::F32 ? kernels.dot
+                          : b.dtype == DType::F16        ? kernels.dotHalf
+                                                         : kernels.dotBfloat;
+  const size_t elementBytes = readB ? sizeof(float) : dtypeBytes(b.dtype, 1);
   WorkspaceLease lease(readA ? m * k : 0);
   const float* rowsA = static_cast<const float*>(a.data);
   size_t strideA = a.stride;
@@ -221,15 +225,15 @@ void gemmFewRows(ThreadPool& pool, const GemmKernels& kernels, size_t m, size_t 
       float sums[kMaxFewRows][kDotRows] = {};
       for (size_t p = 0; p < k; p += kChunk) {
         const size_t count = std::min(kChunk, k - p);
-        const float* rowsB = decoded;
+        const void* rowsB = decoded;
         if (readB) {
           for (size_t q = 0; q < cols; ++q) readOperandRow(b, j + q, p, count, decoded + q * kChunk);
         } else {
-          rowsB = static_cast<const float*>(b.data) + j * b.stride + p;
+          rowsB = static_cast<const uint8_t*>(b.data) + (j * b.stride + p) * elementBytes;
         }
         for (size_t i = 0; i < m; i += kDotRows)
-          kernels.dot[std::min(kDotRows, m - i) - 1][cols - 1](count, rowsA + i * strideA + p, strideA, rowsB,
-                                                               readB ? kChunk : b.stride, sums[i]);
+          dot[std::min(kDotRows, m - i) - 1][cols - 1](count, rowsA + i * strideA + p, strideA, rowsB,
+                                                       readB ? kChunk : b.stride, sums[i]);
       }
       for (size_t i = 0; i < m; ++i)
         for (size_t q = 0; q < cols; ++q) {

@@ -7,7 +7,7 @@
 
 #include "cpu/gemm_kernels.h"
 
-#define SLIM_AVX2 __attribute__((target("avx2,fma")))
+#define SLIM_AVX2 __attribute__((target("avx2,fma,f16c")))
 
 namespace slim {
 namespace {
@@ -136,8 +136,27 @@ SLIM_AVX2 inline float horizontalSum(__m256 x) {
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-template <int kA, int kB>
-SLIM_AVX2 void dotKernel(size_t k, const float* a, size_t lda, const float* b, size_t ldb, float* sums) {
+// A long stream of rows that lie side by side is asked for this many bytes ahead.
+constexpr size_t kStreamAhead = 8192;
+
+/// Eight elements from `index` on as float32.
+template <DType kType>
+SLIM_AVX2 inline __attribute__((always_inline)) __m256 loadElements(const void* data, size_t index) {
+  if constexpr (kType == DType::F32) {
+    const float* p = static_cast<const float*>(data) + index;
+    _mm_prefetch(reinterpret_cast<const char*>(p) + kStreamAhead, _MM_HINT_T0);
+    return _mm256_loadu_ps(p);
+  } else {
+    const uint16_t* p = static_cast<const uint16_t*>(data) + index;
+    _mm_prefetch(reinterpret_cast<const char*>(p) + kStreamAhead, _MM_HINT_T0);
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    if constexpr (kType == DType::F16) return _mm256_cvtph_ps(bits);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+}
+
+template <DType kType, int kA, int kB>
+SLIM_AVX2 void dotKernel(size_t k, const float* a, size_t lda, const void* b, size_t ldb, float* sums) {
   __m256 sum[kA][kB];
 #pragma GCC unroll 4
   for (int i = 0; i < kA; ++i)
@@ -150,7 +169,7 @@ SLIM_AVX2 void dotKernel(size_t k, const float* a, size_t lda, const float* b, s
     for (int i = 0; i < kA; ++i) x[i] = _mm256_loadu_ps(a + i * lda + p);
 #pragma GCC unroll 4
     for (int j = 0; j < kB; ++j) {
-      const __m256 y = _mm256_loadu_ps(b + j * ldb + p);
+      const __m256 y = loadElements<kType>(b, j * ldb + p);
 #pragma GCC unroll 4
       for (int i = 0; i < kA; ++i) sum[i][j] = _mm256_fmadd_ps(x[i], y, sum[i][j]);
     }
@@ -160,10 +179,21 @@ SLIM_AVX2 void dotKernel(size_t k, const float* a, size_t lda, const float* b, s
 #pragma GCC unroll 4
     for (int j = 0; j < kB; ++j) {
       float total = horizontalSum(sum[i][j]);
-      for (size_t t = p; t < k; ++t) total += a[i * lda + t] * b[j * ldb + t];
+      for (size_t t = p; t < k; ++t) total += a[i * lda + t] * elementAt<kType>(b, j * ldb + t);
       sums[i * kDotRows + j] += total;
     }
 }
+
+template <DType kType, int kA, size_t... kB>
+constexpr std::array<DotKernel, kDotRows> dotKernelsOfRows(std::index_sequence<kB...>) {
+  return {dotKernel<kType, kA, int(kB) + 1>...};
+}
+template <DType kType, size_t... kA>
+constexpr DotKernels dotKernelsOf(std::index_sequence<kA...> rows) {
+  return {dotKernelsOfRows<kType, int(kA) + 1>(rows)...};
+}
+template <DType kType>
+constexpr DotKernels kDotKernels = dotKernelsOf<kType>(std::make_index_sequence<kDotRows>());
 
 }  // namespace
 
@@ -174,10 +204,9 @@ const GemmKernels kAvx2Gemm = {
     .tileRows = 16 * kMr,
     .tileCols = 10 * kNr,
     .micro = {microKernel<1>, microKernel<2>, microKernel<3>, microKernel<4>, microKernel<5>, microKernel<6>},
-    .dot = {{dotKernel<1, 1>, dotKernel<1, 2>, dotKernel<1, 3>, dotKernel<1, 4>},
-            {dotKernel<2, 1>, dotKernel<2, 2>, dotKernel<2, 3>, dotKernel<2, 4>},
-            {dotKernel<3, 1>, dotKernel<3, 2>, dotKernel<3, 3>, dotKernel<3, 4>},
-            {dotKernel<4, 1>, dotKernel<4, 2>, dotKernel<4, 3>, dotKernel<4, 4>}},
+    .dot = kDotKernels<DType::F32>,
+    .dotHalf = kDotKernels<DType::F16>,
+    .dotBfloat = kDotKernels<DType::BF16>,
     .packRows = packRows,
     .packColumns = packColumns,
 };

@@ -137,8 +137,28 @@ SLIM_AVX512 void packColumns(const float* source, size_t stride, size_t rows, si
   }
 }
 
-template <int kA, int kB>
-SLIM_AVX512 void dotKernel(size_t k, const float* a, size_t lda, const float* b, size_t ldb, float* sums) {
+// A long stream of rows that lie side by side is asked for this many bytes ahead.
+constexpr size_t kStreamAhead = 8192;
+
+/// 16 elements from `index` on as float32, zeros where the mask is not set.
+template <DType kType>
+SLIM_AVX512 inline __attribute__((always_inline)) __m512 loadElements(const void* data, size_t index,
+                                                                      __mmask16 mask) {
+  if constexpr (kType == DType::F32) {
+    const float* p = static_cast<const float*>(data) + index;
+    _mm_prefetch(reinterpret_cast<const char*>(p) + kStreamAhead, _MM_HINT_T0);
+    return _mm512_maskz_loadu_ps(mask, p);
+  } else {
+    const uint16_t* p = static_cast<const uint16_t*>(data) + index;
+    _mm_prefetch(reinterpret_cast<const char*>(p) + kStreamAhead, _MM_HINT_T0);
+    const __m256i bits = _mm256_maskz_loadu_epi16(mask, p);
+    if constexpr (kType == DType::F16) return _mm512_cvtph_ps(bits);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+}
+
+template <DType kType, int kA, int kB>
+SLIM_AVX512 void dotKernel(size_t k, const float* a, size_t lda, const void* b, size_t ldb, float* sums) {
   __m512 sum[kA][kB];
 #pragma GCC unroll 4
   for (int i = 0; i < kA; ++i)
@@ -151,7 +171,7 @@ SLIM_AVX512 void dotKernel(size_t k, const float* a, size_t lda, const float* b,
     for (int i = 0; i < kA; ++i) x[i] = _mm512_maskz_loadu_ps(mask, a + i * lda + p);
 #pragma GCC unroll 4
     for (int j = 0; j < kB; ++j) {
-      const __m512 y = _mm512_maskz_loadu_ps(mask, b + j * ldb + p);
+      const __m512 y = loadElements<kType>(b, j * ldb + p, mask);
 #pragma GCC unroll 4
       for (int i = 0; i < kA; ++i) sum[i][j] = _mm512_fmadd_ps(x[i], y, sum[i][j]);
     }
@@ -161,6 +181,17 @@ SLIM_AVX512 void dotKernel(size_t k, const float* a, size_t lda, const float* b,
 #pragma GCC unroll 4
     for (int j = 0; j < kB; ++j) sums[i * kDotRows + j] += _mm512_reduce_add_ps(sum[i][j]);
 }
+
+template <DType kType, int kA, size_t... kB>
+constexpr std::array<DotKernel, kDotRows> dotKernelsOfRows(std::index_sequence<kB...>) {
+  return {dotKernel<kType, kA, int(kB) + 1>...};
+}
+template <DType kType, size_t... kA>
+constexpr DotKernels dotKernelsOf(std::index_sequence<kA...> rows) {
+  return {dotKernelsOfRows<kType, int(kA) + 1>(rows)...};
+}
+template <DType kType>
+constexpr DotKernels kDotKernels = dotKernelsOf<kType>(std::make_index_sequence<kDotRows>());
 
 }  // namespace
 
@@ -173,10 +204,9 @@ const GemmKernels kAvx512Gemm = {
     .micro = {microKernel<1>, microKernel<2>, microKernel<3>, microKernel<4>, microKernel<5>, microKernel<6>,
               microKernel<7>, microKernel<8>, microKernel<9>, microKernel<10>, microKernel<11>,
               microKernel<12>},
-    .dot = {{dotKernel<1, 1>, dotKernel<1, 2>, dotKernel<1, 3>, dotKernel<1, 4>},
-            {dotKernel<2, 1>, dotKernel<2, 2>, dotKernel<2, 3>, dotKernel<2, 4>},
-            {dotKernel<3, 1>, dotKernel<3, 2>, dotKernel<3, 3>, dotKernel<3, 4>},
-            {dotKernel<4, 1>, dotKernel<4, 2>, dotKernel<4, 3>, dotKernel<4, 4>}},
+    .dot = kDotKernels<DType::F32>,
+    .dotHalf = kDotKernels<DType::F16>,
+    .dotBfloat = kDotKernels<DType::BF16>,
     .packRows = packRows,
     .packColumns = packColumns,
 };

@@ -40,22 +40,34 @@ void packColumns(const float* source, size_t stride, size_t rows, size_t k, size
 
 // Eight partial sums a product: the order of additions that a vector unit has, and no dependency between
 // them.
-template <int kA, int kB>
-void dotKernel(size_t k, const float* a, size_t lda, const float* b, size_t ldb, float* sums) {
+template <DType kType, int kA, int kB>
+void dotKernel(size_t k, const float* a, size_t lda, const void* b, size_t ldb, float* sums) {
   constexpr size_t kLanes = 8;
   for (int i = 0; i < kA; ++i)
     for (int j = 0; j < kB; ++j) {
-      const float *x = a + i * lda, *y = b + j * ldb;
+      const float* x = a + i * lda;
+      const auto y = [&](size_t index) { return elementAt<kType>(b, j * ldb + index); };
       float lane[kLanes] = {};
       size_t p = 0;
       for (; p + kLanes <= k; p += kLanes)
-        for (size_t l = 0; l < kLanes; ++l) lane[l] += x[p + l] * y[p + l];
-      for (size_t l = 0; p < k; ++p, ++l) lane[l] += x[p] * y[p];
+        for (size_t l = 0; l < kLanes; ++l) lane[l] += x[p + l] * y(p + l);
+      for (size_t l = 0; p < k; ++p, ++l) lane[l] += x[p] * y(p);
       for (size_t half = kLanes / 2; half > 0; half /= 2)
         for (size_t l = 0; l < half; ++l) lane[l] += lane[l + half];
       sums[i * kDotRows + j] += lane[0];
     }
 }
+
+template <DType kType, int kA, size_t... kB>
+constexpr std::array<DotKernel, kDotRows> dotKernelsOfRows(std::index_sequence<kB...>) {
+  return {dotKernel<kType, kA, int(kB) + 1>...};
+}
+template <DType kType, size_t... kA>
+constexpr DotKernels dotKernelsOf(std::index_sequence<kA...> rows) {
+  return {dotKernelsOfRows<kType, int(kA) + 1>(rows)...};
+}
+template <DType kType>
+constexpr DotKernels kDotKernels = dotKernelsOf<kType>(std::make_index_sequence<kDotRows>());
 
 }  // namespace
 
@@ -66,10 +78,9 @@ const GemmKernels kPortableGemm = {
     .tileRows = 24 * kMr,
     .tileCols = 16 * kNr,
     .micro = {microKernel<1>, microKernel<2>, microKernel<3>, microKernel<4>},
-    .dot = {{dotKernel<1, 1>, dotKernel<1, 2>, dotKernel<1, 3>, dotKernel<1, 4>},
-            {dotKernel<2, 1>, dotKernel<2, 2>, dotKernel<2, 3>, dotKernel<2, 4>},
-            {dotKernel<3, 1>, dotKernel<3, 2>, dotKernel<3, 3>, dotKernel<3, 4>},
-            {dotKernel<4, 1>, dotKernel<4, 2>, dotKernel<4, 3>, dotKernel<4, 4>}},
+    .dot = kDotKernels<DType::F32>,
+    .dotHalf = kDotKernels<DType::F16>,
+    .dotBfloat = kDotKernels<DType::BF16>,
     .packRows = packRows,
     .packColumns = packColumns,
 };

@@ -8,14 +8,14 @@
 #include <limits>
 
 #include "decoder/kernels.h"
-#include "decoder/kv_cache.h"
+#include "decoder/key_values.h"
 #include "quant/refinement.h"
 #include "quant/scale_search.h"
 #include "quant/softmax_divergence.h"
 #include "quant/wide_scale_search.h"
 
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 namespace slim {
 namespace {
 
@@ -24,8 +24,15 @@ constexpr size_t kVectorLanes = 8;
 constexpr size_t kRegisterRows = 6, kRegisterVectors = 2;
 typedef float Vector __attribute__((vector_size(32)));
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vector load(const uint16_t* halves) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
+}
+inline Vector load(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 
 #include "cpu/attention_tile.inl"
+#include "cpu/cached_attention.inl"
 
 inline Vector exponent(Vector x) { return __builtin_convertvector((IntVector(x) >> 23) - 127, Vector); }
 inline Vector mantissa(Vector x) { return Vector((IntVector(x) & 0x7fffff) | 0x3f800000); }
@@ -46,6 +53,7 @@ const DecoderKernels kAvx2Kernels = {mapInPlace<exp>,
                                      sumExp,
                                      sumExpDifference,
                                      attend,
+                                     attendPages,
                                      mapInPlace<siluGradient>,
                                      mapInPlace<geluGradient>,
                                      mapInPlace<geluTanhGradient>};

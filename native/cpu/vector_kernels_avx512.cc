@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "decoder/kernels.h"
-#include "decoder/kv_cache.h"
+#include "decoder/key_values.h"
 #include "quant/refinement.h"
 #include "quant/scale_search.h"
 #include "quant/softmax_divergence.h"
@@ -27,8 +27,15 @@ constexpr size_t kVectorLanes = 16;
 constexpr size_t kRegisterRows = 6, kRegisterVectors = 4;
 typedef float Vector __attribute__((vector_size(64)));
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vector load(const uint16_t* halves) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
+}
+inline Vector load(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
 
 #include "cpu/attention_tile.inl"
+#include "cpu/cached_attention.inl"
 
 inline Vector exponent(Vector x) { return _mm512_getexp_ps(x); }
 inline Vector mantissa(Vector x) { return _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src); }
@@ -49,6 +56,7 @@ const DecoderKernels kAvx512Kernels = {mapInPlace<exp>,
                                        sumExp,
                                        sumExpDifference,
                                        attend,
+                                       attendPages,
                                        mapInPlace<siluGradient>,
                                        mapInPlace<geluGradient>,
                                        mapInPlace<geluTanhGradient>};

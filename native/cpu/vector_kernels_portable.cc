@@ -5,8 +5,9 @@
 #include <cstring>
 #include <limits>
 
+#include "core/half.h"
 #include "decoder/kernels.h"
-#include "decoder/kv_cache.h"
+#include "decoder/key_values.h"
 #include "quant/refinement.h"
 #include "quant/softmax_divergence.h"
 
@@ -17,8 +18,14 @@ constexpr size_t kVectorLanes = 4;
 constexpr size_t kRegisterRows = 2, kRegisterVectors = 4;
 typedef float Vector __attribute__((vector_size(16)));
 inline Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
+inline Vector load(const uint16_t* halves) {
+  return Vector{halfToFloat(halves[0]), halfToFloat(halves[1]), halfToFloat(halves[2]),
+                halfToFloat(halves[3])};
+}
+inline Vector load(const int8_t* p) { return Vector{float(p[0]), float(p[1]), float(p[2]), float(p[3])}; }
 
 #include "cpu/attention_tile.inl"
+#include "cpu/cached_attention.inl"
 #include "cpu/refinement.inl"
 
 }  // namespace
@@ -33,6 +40,7 @@ const DecoderKernels kPortableKernels = {mapInPlace<exp>,
                                          sumExp,
                                          sumExpDifference,
                                          attend,
+                                         attendPages,
                                          mapInPlace<siluGradient>,
                                          mapInPlace<geluGradient>,
                                          mapInPlace<geluTanhGradient>};

@@ -6,7 +6,7 @@
 #include "decoder/block_spec.h"
 #include "decoder/float_buffer.h"
 #include "decoder/kernels.h"
-#include "decoder/kv_cache.h"
+#include "decoder/key_values.h"
 #include "decoder/norm.h"
 #include "decoder/rotary.h"
 

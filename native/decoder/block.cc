@@ -162,28 +162,35 @@ Status DecoderBlock::forward(float* states, size_t tokens, size_t sequenceLength
                              BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const {
   return forEachTile(tokens, sequenceLength, {&scratch}, cancelled,
                      [&](const TokenTile& tile, size_t firstToken, size_t endingSequences) {
-                       runTile(states + firstToken * spec_.hiddenSize, tile, scratch.keyValues.data(), taps,
+                       const Attend attend = attendTile(tile, scratch.keyValues.data(), scratch, pool);
+                       runRows(states + firstToken * spec_.hiddenSize, tile.tokens(), attend, taps,
                                endingSequences, scratch, pool);
                      });
 }
 
-Status DecoderBlock::append(float* states, size_t tokens, size_t start, KeyValues& past,
-                            BlockScratch& scratch, ThreadPool& pool, const CancelFlag& cancelled) const {
-  TokenTile tile;
-  for (size_t done = 0; done < tokens; done += tile.length) {
-    if (cancelled.load()) return Status::aborted();
-    tile.length = std::min(tileTokens(), tokens - done);
-    tile.start = start + done;
-    runTile(states + done * spec_.hiddenSize, tile, &past, nullptr, 0, scratch, pool);
-  }
-  return Status::success();
+DecoderBlock::Attend DecoderBlock::attendTile(const TokenTile& tile, KeyValues* keyValues,
+                                              BlockScratch& scratch, ThreadPool& pool) const {
+  return [=, this, &scratch, &pool](float* qkv, float* attended) {
+    scratch.rotary.fill(spec_.rotary, tile.start, tile.length, pool);
+    prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
+    attention(pool, spec_, tile, qkv, keyValues, attended, scratch.attention);
+  };
+}
+
+void DecoderBlock::step(float* states, size_t rows, const std::vector<SequenceChunk>& chunks, size_t index,
+                        const RotaryTable& rotary, StepScratch& scratch, ThreadPool& pool) const {
+  const Attend attend = [&](float* qkv, float* attended) {
+    prepareCachedHeads(pool, spec_, queryNorm_, keyNorm_, rotary, index, chunks, qkv);
+    cachedAttention(pool, spec_, index, chunks, qkv, attended, scratch.attention);
+  };
+  runRows(states, rows, attend, nullptr, 0, scratch.block, pool);
 }
 
 // x ← x + attention(norm x), then x ← x + mlp(norm' x); in parallel: x ← x + attention(norm x) + mlp(norm'
 // x).
-void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+void DecoderBlock::runRows(float* states, size_t tokens, const Attend& attend, const BlockTaps* taps,
                            size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
-  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
+  const size_t hidden = spec_.hiddenSize;
   float* x = states;
   if (taps) {
     x = scratch.states.reserve(tokens * hidden);
@@ -192,67 +199,85 @@ void DecoderBlock::runTile(float* states, const TokenTile& tile, KeyValues* keyV
   float* mlpInput = scratch.mlpNormed.reserve(tokens * hidden);
   const auto normForMlp = [&] { preMlpNorm_.apply(pool, tokens, x, hidden, mlpInput, hidden); };
   if (spec_.residual == Residual::Parallel) normForMlp();
-  runAttention(x, tile, keyValues, taps, endingSequences, scratch, pool);
+  runAttention(x, tokens, attend, taps, endingSequences, scratch, pool);
   if (spec_.residual == Residual::Sequential) normForMlp();
-  runMlp(x, mlpInput, tile, taps, endingSequences, scratch, pool);
+  runMlp(x, mlpInput, tokens, taps, endingSequences, scratch, pool);
 }
 
-void DecoderBlock::runAttention(float* states, const TokenTile& tile, KeyValues* keyValues,
-                                const BlockTaps* taps, size_t endingSequences, BlockScratch& scratch,
-                                ThreadPool& pool) const {
-  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
+void DecoderBlock::runAttention(float* states, size_t tokens, const Attend& attend, const BlockTaps* taps,
+                                size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
+  const size_t hidden = spec_.hiddenSize;
   float* normed = scratch.normed.reserve(tokens * hidden);
   inputNorm_.apply(pool, tokens, states, hidden, normed, hidden);
   tap(taps, &BlockTaps::qkv, normed, tokens, hidden, endingSequences, pool);
 
   float* qkv = scratch.qkv.reserve(tokens * spec_.qkvWidth());
-  projectQkv(pool, tokens, normed, qkv);
-  scratch.rotary.fill(spec_.rotary, tile.start, tile.length, pool);
-  prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, keyValues);
+  projectQkv(pool, tokens, normed, qkv, scratch.int8 ? &scratch.activations : nullptr);
   float* attended = scratch.attended.reserve(tokens * spec_.queryWidth());
-  attention(pool, spec_, tile, qkv, keyValues, attended, scratch.attention);
+  attend(qkv, attended);
   tap(taps, &BlockTaps::o, attended, tokens, spec_.queryWidth(), endingSequences, pool);
   addOutput(o_, postAttentionNorm_, tokens, attended, spec_.queryWidth(), states, scratch, pool);
 }
 
-void DecoderBlock::runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
+void DecoderBlock::runMlp(float* states, const float* input, size_t tokens, const BlockTaps* taps,
                           size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const {
-  const size_t tokens = tile.tokens(), hidden = spec_.hiddenSize;
+  const size_t hidden = spec_.hiddenSize;
   tap(taps, &BlockTaps::gateUp, input, tokens, hidden, endingSequences, pool);
   const bool gated = spec_.mlp != Mlp::Plain;
   const size_t width = gateUpWidth();
   float* inner = scratch.mlp.reserve(tokens * width);
-  projectGateUp(pool, tokens, input, inner);
+  projectGateUp(pool, tokens, input, inner, scratch.int8 ? &scratch.activations : nullptr);
   activateRows(pool, spec_.activation, tokens, intermediate_, inner, gated ? inner + intermediate_ : nullptr,
                width);
   tap(taps, &BlockTaps::down, inner, tokens, width, endingSequences, pool);
   if (!taps) addOutput(down_, postMlpNorm_, tokens, inner, width, states, scratch, pool);
 }
 
+Status DecoderBlock::interleave(ThreadPool& pool, const CancelFlag& cancelled) {
+  std::lock_guard lock(interleaving_);
+  for (Linear* linear : {&q_, &k_, &v_, &qkv_, &o_, &gate_, &up_, &gateUp_, &down_})
+    SLIM_RETURN_IF_ERROR(linear->interleave(pool, cancelled));
+  return Status::success();
+}
+
 // qkv [tokens][qkvWidth] of the normed states
-void DecoderBlock::projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const {
-  const size_t hidden = spec_.hiddenSize, width = spec_.qkvWidth();
-  if (qkv_) return qkv_.apply(pool, tokens, normed, hidden, qkv, width, false);
-  q_.apply(pool, tokens, normed, hidden, qkv, width, false);
-  k_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth(), width, false);
-  v_.apply(pool, tokens, normed, hidden, qkv + spec_.queryWidth() + spec_.keyWidth(), width, false);
+void DecoderBlock::projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv,
+                              IntegerInput* int8) const {
+  const size_t width = spec_.qkvWidth();
+  const LinearOutput stacked[] = {{&qkv_, qkv, width}},
+                     separate[] = {{&q_, qkv, width},
+                                   {&k_, qkv + spec_.queryWidth(), width},
+                                   {&v_, qkv + spec_.queryWidth() + spec_.keyWidth(), width}};
+  const std::span<const LinearOutput> outputs =
+      qkv_ ? std::span<const LinearOutput>(stacked) : std::span<const LinearOutput>(separate);
+  applyLinears(pool, tokens, normed, spec_.hiddenSize, outputs, int8, true);
 }
 
 // inner [tokens][gateUpWidth]: gate and up side by side, or up alone
-void DecoderBlock::projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const {
-  const size_t hidden = spec_.hiddenSize, width = gateUpWidth();
-  if (gateUp_) return gateUp_.apply(pool, tokens, input, hidden, inner, width, false);
-  if (gate_) gate_.apply(pool, tokens, input, hidden, inner, width, false);
-  up_.apply(pool, tokens, input, hidden, inner + width - intermediate_, width, false);
+void DecoderBlock::projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner,
+                                 IntegerInput* int8) const {
+  const size_t width = gateUpWidth();
+  const LinearOutput gate{&gate_, inner, width}, up{&up_, inner + width - intermediate_, width},
+      stacked{&gateUp_, inner, width};
+  std::vector<LinearOutput> outputs;
+  if (gateUp_)
+    outputs = {stacked};
+  else if (gate_)
+    outputs = {gate, up};
+  else
+    outputs = {up};
+  applyLinears(pool, tokens, input, spec_.hiddenSize, outputs, int8);
 }
 
 // states += norm(linear x); without a norm the product is accumulated onto the states.
 void DecoderBlock::addOutput(const Linear& linear, const Norm& norm, size_t tokens, const float* x,
                              size_t xStride, float* states, BlockScratch& scratch, ThreadPool& pool) const {
   const size_t hidden = spec_.hiddenSize;
-  if (!norm) return linear.apply(pool, tokens, x, xStride, states, hidden, true);
-  float* output = scratch.output.reserve(tokens * hidden);
-  linear.apply(pool, tokens, x, xStride, output, hidden, false);
+  IntegerInput* int8 = scratch.int8 ? &scratch.activations : nullptr;
+  float* output = norm ? scratch.output.reserve(tokens * hidden) : states;
+  const LinearOutput product{&linear, output, hidden, !norm};
+  applyLinears(pool, tokens, x, xStride, {&product, 1}, int8);
+  if (!norm) return;
   constexpr size_t kRows = 16;
   pool.parallelFor((tokens + kRows - 1) / kRows, [&](size_t tile, int) {
     for (size_t t = tile * kRows; t < std::min(tokens, (tile + 1) * kRows); ++t) {

@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,8 @@
 #include "core/thread_pool.h"
 #include "decoder/attention.h"
 #include "decoder/block_spec.h"
+#include "decoder/cached_attention.h"
 #include "decoder/float_buffer.h"
-#include "decoder/kv_cache.h"
 #include "decoder/linear.h"
 #include "decoder/norm.h"
 #include "decoder/stages.h"
@@ -48,9 +49,17 @@ class GradientSink;      // decoder/gradients.h
 /// What a forward pass needs beside the states; reused from block to block.
 struct BlockScratch {
   FloatBuffer states, normed, mlpNormed, qkv, attended, output, mlp;
+  IntegerInput activations;
+  bool int8 = false;  // the block is interleaved, and its packed layers take their inputs in int8
   RotaryTable rotary;
   std::vector<FloatBuffer> attention;
   std::vector<KeyValues> keyValues;
+};
+
+/// What a batch of new tokens needs beside the states; reused from block to block and from step to step.
+struct StepScratch {
+  BlockScratch block;
+  CachedAttentionScratch attention;
 };
 
 class DecoderBlock {
@@ -72,10 +81,13 @@ class DecoderBlock {
   Status runStage(Stage stage, const StagedPass& pass, size_t tokens, size_t sequenceLength,
                   const StageTap& tap, ThreadPool& pool, const CancelFlag& cancelled) const;
 
-  /// Runs on states [tokens, hidden], the tokens from position `start` on of the sequence whose past is in
-  /// `past`.
-  Status append(float* states, size_t tokens, size_t start, KeyValues& past, BlockScratch& scratch,
-                ThreadPool& pool, const CancelFlag& cancelled) const;
+  /// Runs on states [rows, hidden] of a batch of new tokens, row r at the r-th position of `rotary`; this is
+  /// the `index`-th block of their caches.
+  void step(float* states, size_t rows, const std::vector<SequenceChunk>& chunks, size_t index,
+            const RotaryTable& rotary, StepScratch& scratch, ThreadPool& pool) const;
+
+  /// Makes what passes with int8 activations read, at the first call.
+  Status interleave(ThreadPool& pool, const CancelFlag& cancelled);
 
   /// The backward pass (block_backward.cc). `inputs` [tokens, hidden] are the states that entered the block;
   /// `gradients` come as ∂L/∂output and leave as ∂L/∂input. Values are recomputed, some whole sequences at a
@@ -98,14 +110,20 @@ class DecoderBlock {
                      const CancelFlag& cancelled, const TileVisit& visit) const;
   StageInput runStageTile(Stage stage, const StagedPass& pass, size_t firstToken, const TokenTile& tile,
                           BlockScratch& scratch, ThreadPool& pool) const;
-  void runTile(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+  /// Makes the values that the heads attend to [tokens, queryWidth] of projected q, k, v.
+  using Attend = std::function<void(float* qkv, float* attended)>;
+  Attend attendTile(const TokenTile& tile, KeyValues* keyValues, BlockScratch& scratch,
+                    ThreadPool& pool) const;
+  void runRows(float* states, size_t tokens, const Attend& attend, const BlockTaps* taps,
                size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
-  void runAttention(float* states, const TokenTile& tile, KeyValues* keyValues, const BlockTaps* taps,
+  void runAttention(float* states, size_t tokens, const Attend& attend, const BlockTaps* taps,
                     size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
-  void runMlp(float* states, const float* input, const TokenTile& tile, const BlockTaps* taps,
-              size_t endingSequences, BlockScratch& scratch, ThreadPool& pool) const;
-  void projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv) const;
-  void projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner) const;
+  void runMlp(float* states, const float* input, size_t tokens, const BlockTaps* taps, size_t endingSequences,
+              BlockScratch& scratch, ThreadPool& pool) const;
+  void projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv,
+                  IntegerInput* int8 = nullptr) const;
+  void projectGateUp(ThreadPool& pool, size_t tokens, const float* input, float* inner,
+                     IntegerInput* int8 = nullptr) const;
   size_t gateUpWidth() const { return spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_; }
   void backwardMlp(const BackwardTile& tile) const;
   void recomputeAttention(const BackwardTile& tile) const;
@@ -115,6 +133,7 @@ class DecoderBlock {
 
   BlockSpec spec_;
   size_t intermediate_ = 0;
+  std::mutex interleaving_;
   Linear q_, k_, v_, qkv_, o_, gate_, up_, gateUp_, down_;
   Norm inputNorm_, postAttentionNorm_, preMlpNorm_, postMlpNorm_, queryNorm_, keyNorm_;
 };

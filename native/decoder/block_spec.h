@@ -17,6 +17,8 @@ struct RotarySpec {
   size_t dim = 0;
   std::vector<float> inverseFrequencies;  // [dim / 2]
   float scale = 1.0f;                     // factor on cos and sin
+
+  bool operator==(const RotarySpec&) const = default;
 };
 
 struct AttentionSpec {

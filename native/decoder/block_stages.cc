@@ -50,9 +50,7 @@ DecoderBlock::StageInput DecoderBlock::runStageTile(Stage stage, const StagedPas
       inputNorm_.apply(pool, tokens, states, hidden, normed, hidden);
       float* qkv = scratch.qkv.reserve(tokens * spec_.qkvWidth());
       projectQkv(pool, tokens, normed, qkv);
-      scratch.rotary.fill(spec_.rotary, tile.start, tile.length, pool);
-      prepareHeads(pool, spec_, queryNorm_, keyNorm_, scratch.rotary, tile, qkv, scratch.keyValues.data());
-      attention(pool, spec_, tile, qkv, scratch.keyValues.data(), attended, scratch.attention);
+      attendTile(tile, scratch.keyValues.data(), scratch, pool)(qkv, attended);
       return {attended, queryWidth, postAttentionNorm_ ? nullptr : states};
     }
     case Stage::GateUp:

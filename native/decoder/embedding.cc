@@ -1,6 +1,7 @@
 #include "decoder/embedding.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace slim {
 
@@ -12,16 +13,20 @@ Status Embedding::check() const {
   return Weight::of(positions).check("positions.weight", rows, hidden());
 }
 
-Status Embedding::checkIds(const std::vector<int32_t>& ids, size_t least) const {
+Status Embedding::checkIds(const std::vector<int32_t>& ids, size_t least, const std::string& name) const {
   if (ids.size() < least)
-    return Status::invalidArgument("ids", "at least " + std::to_string(least) + " token ids",
+    return Status::invalidArgument(name, "at least " + std::to_string(least) + " token ids",
                                    std::to_string(ids.size()));
   for (size_t i = 0; i < ids.size(); ++i)
     if (ids[i] < 0 || size_t(ids[i]) >= vocab())
-      return Status::invalidArgument("ids[" + std::to_string(i) + "]",
+      return Status::invalidArgument(name + "[" + std::to_string(i) + "]",
                                      "a token id below " + std::to_string(vocab()), std::to_string(ids[i]),
                                      "Use the tokenizer that belongs to the model");
   return Status::success();
+}
+
+size_t Embedding::positionLimit() const {
+  return positions ? positions->rows() - positionOffset : std::numeric_limits<size_t>::max();
 }
 
 Status Embedding::embed(const std::vector<int32_t>& ids, size_t sequenceLength, size_t start, float* states,
@@ -31,27 +36,27 @@ Status Embedding::embed(const std::vector<int32_t>& ids, size_t sequenceLength, 
     return Status::invalidArgument("sequenceLength",
                                    "a divisor of the " + std::to_string(ids.size()) + " token ids",
                                    std::to_string(sequenceLength));
-  if (positions && start + sequenceLength > positions->rows() - positionOffset)
-    return Status::invalidArgument(
-        "sequenceLength",
-        "at most the model's " + std::to_string(positions->rows() - positionOffset) + " positions",
-        std::to_string(start + sequenceLength), "Use shorter sequences");
+  if (start + sequenceLength > positionLimit())
+    return Status::invalidArgument("sequenceLength",
+                                   "at most the model's " + std::to_string(positionLimit()) + " positions",
+                                   std::to_string(start + sequenceLength), "Use shorter sequences");
   constexpr size_t kTask = 16;  // tokens
   pool.parallelFor((ids.size() + kTask - 1) / kTask, [&](size_t task, int) {
     if (cancelled.load(std::memory_order_relaxed)) return;
     std::vector<float> position(positions ? hidden() : 0);
-    for (size_t t = task * kTask; t < std::min(ids.size(), (task + 1) * kTask); ++t) {
-      float* row = states + t * hidden();
-      table.read(size_t(ids[t]), row);
-      if (scale != 1.0f)
-        for (size_t i = 0; i < hidden(); ++i) row[i] *= scale;
-      if (!positions) continue;
-      const size_t index = start + t % sequenceLength + positionOffset;
-      readRow(positions->dtype(), positions->row(index), 0, hidden(), position.data());
-      for (size_t i = 0; i < hidden(); ++i) row[i] += position[i];
-    }
+    for (size_t t = task * kTask; t < std::min(ids.size(), (task + 1) * kTask); ++t)
+      embedToken(ids[t], start + t % sequenceLength, states + t * hidden(), position.data());
   });
   return cancelled.load() ? Status::aborted() : Status::success();
+}
+
+void Embedding::embedToken(int32_t id, size_t position, float* state, float* scratch) const {
+  table.read(size_t(id), state);
+  if (scale != 1.0f)
+    for (size_t i = 0; i < hidden(); ++i) state[i] *= scale;
+  if (!positions) return;
+  readRow(positions->dtype(), positions->row(position + positionOffset), 0, hidden(), scratch);
+  for (size_t i = 0; i < hidden(); ++i) state[i] += scratch[i];
 }
 
 }  // namespace slim

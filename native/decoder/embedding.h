@@ -17,11 +17,15 @@ struct Embedding {
   size_t hidden() const { return table.cols; }
 
   Status check() const;
-  /// At least so many ids, all in the vocabulary.
-  Status checkIds(const std::vector<int32_t>& ids, size_t least) const;
+  /// At least so many ids, all in the vocabulary; `name` is what an error calls them.
+  Status checkIds(const std::vector<int32_t>& ids, size_t least, const std::string& name = "ids") const;
+  /// How many positions there are: without learned ones, no end.
+  size_t positionLimit() const;
   /// States [ids, hidden] of whole sequences, each from position `start` on.
   Status embed(const std::vector<int32_t>& ids, size_t sequenceLength, size_t start, float* states,
                ThreadPool& pool, const CancelFlag& cancelled) const;
+  /// The state [hidden] of one token at a position; `scratch` [hidden] where there are learned positions.
+  void embedToken(int32_t id, size_t position, float* state, float* scratch) const;
 };
 
 }  // namespace slim

@@ -3,56 +3,19 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/partial_sum.h"
+#include "core/split_mix.h"
 #include "decoder/kernels.h"
+#include "decoder/likelihoods.h"
 
 namespace slim {
 namespace {
 
 constexpr size_t kLogitBytes = size_t(64) << 20;  // of a tile
 
-// The `index`-th number of SplitMix64 (Steele, Lea, Flood 2014), uniform in [0, 1).
+// The `index`-th number of the stream of this seed.
 double uniform(uint64_t seed, uint64_t index) {
-  uint64_t z = seed + (index + 1) * 0x9e3779b97f4a7c15;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return double((z ^ (z >> 31)) >> 11) * 0x1p-53;
+  return SplitMix64(seed + index * SplitMix64::kStep).uniform();
 }
-
-// The sum of likelihoods chunk by chunk, so that a label is found without adding them up again.
-class ChunkSums {
- public:
-  ChunkSums(const float* likelihoods, size_t n) : likelihoods_(likelihoods), n_(n) {
-    for (size_t start = 0; start < n; start += kChunk) {
-      sums_.push_back(
-          partialSum(std::min(kChunk, n - start), [&](size_t i) { return likelihoods[start + i]; }));
-      total_ += sums_.back();
-    }
-  }
-  double total() const { return total_; }
-
-  // The first index up to which the likelihoods add up to more than `target`; the last one that is likely at
-  // all where rounding leaves a rest.
-  size_t find(double target) const {
-    size_t start = 0;
-    for (size_t c = 0; c + 1 < sums_.size() && target >= sums_[c]; ++c, start += kChunk) target -= sums_[c];
-    size_t found = start;
-    for (size_t i = start; i < n_; ++i) {
-      if (likelihoods_[i] > 0) found = i;
-      target -= likelihoods_[i];
-      if (target < 0) break;
-    }
-    return found;
-  }
-
- private:
-  static constexpr size_t kChunk = 1024;
-
-  const float* likelihoods_;
-  size_t n_;
-  std::vector<double> sums_;
-  double total_ = 0;
-};
 
 // One token: logits before the cap become ∂L/∂logits, p − onehot(label), times 1 − (capped / cap)². Draws the
 // label if it is −1; returns the token's negative log-likelihood.
@@ -110,7 +73,8 @@ Status headGradient(const Head& head, const Labels& labels, const float* states,
       out.labels[t] = labels.given[t];
     }
   }
-  const Linear linear{head.weight, {}};
+  Linear linear;
+  linear.weight = head.weight;
   const size_t most = std::clamp<size_t>(kLogitBytes / (vocab * sizeof(float)), 64, 512);
   FloatBuffer logitBuffer, normedBuffer, gradientBuffer, decoded;
   float* logits = logitBuffer.reserve(most * vocab);

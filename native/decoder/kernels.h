@@ -2,6 +2,8 @@
 #pragma once
 #include <cstddef>
 
+#include "decoder/kv_cache.h"
+
 namespace slim {
 
 constexpr size_t kQueryTile = 32, kKeyTile = 128;
@@ -23,6 +25,25 @@ struct AttentionTile {
   static size_t scratchSize(size_t valueStride) { return kQueryTile * (kKeyTile + valueStride); }
 };
 
+/// Attention of the queries of some consecutive tokens, by heads that share a key head, over a run of pages.
+/// A row's results do not depend on what other rows there are.
+struct CachedAttentionTile {
+  const float* queries = nullptr;     // [rows][headDim], scaled: token after token, `rowsPerToken` heads each
+  size_t rows = 0, rowsPerToken = 1;  // rows ≤ kQueryTile
+  size_t firstPosition = 0;           // of the first token
+  CacheDType dtype = CacheDType::F16;
+  const KvSlab* pages = nullptr;  // of the positions from `start` on
+  size_t start = 0, end = 0;      // start a multiple of kPagePositions
+  size_t headDim = 0, window = 0;
+  float softcap = 0;
+  // Results, of each row over the positions that it sees: the largest score, Σ e^(score − largest), and
+  // Σ e^(score − largest) v [rows][paddedHead(headDim)].
+  float* highest = nullptr;
+  double* total = nullptr;
+  float* sums = nullptr;
+  float* scratch = nullptr;  // kQueryTile * kKeyTile floats on a cache line
+};
+
 struct DecoderKernels {
   // In place on n floats. exp saturates at e^88.37 and is 0 below e^-87.68.
   void (*exp)(float* x, size_t n);
@@ -35,6 +56,7 @@ struct DecoderKernels {
   /// Σ exp(p − shift) · (p − q)
   double (*sumExpDifference)(const float* p, const float* q, size_t n, float shift);
   void (*attend)(const AttentionTile& tile);
+  void (*attendPages)(const CachedAttentionTile& tile);
   // Derivatives of the activations at x, in place on n floats.
   void (*siluGradient)(float* x, size_t n);
   void (*geluGradient)(float* x, size_t n);

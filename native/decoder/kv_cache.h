@@ -1,51 +1,67 @@
-// Keys and values of past tokens, laid out for the attention kernels.
+// Keys and values of the past tokens of one sequence in all blocks, in pages that are made as it grows.
 #pragma once
 #include <memory>
+#include <optional>
+#include <string_view>
 #include <vector>
 
-#include "core/tensor.h"
 #include "decoder/block_spec.h"
+#include "decoder/key_values.h"
 
 namespace slim {
 
-/// Keys lie in panels of this many tokens, each [headDim][tokens]: q·k then runs over tokens, one vector of
-/// scores a step, and appending a token writes one lane. The same for every instruction set.
-constexpr size_t kKeyPanel = 16;
+/// I8: of each position and head the largest magnitude is 127, with a float16 scale.
+enum class CacheDType { F16, I8, F32 };
 
-/// Of one sequence in one block, float32.
-class KeyValues {
- public:
-  /// What is there is kept, to be overwritten, when it has this shape already.
-  Status allocate(const BlockSpec& spec, size_t capacity);
+std::optional<CacheDType> cacheDTypeFromName(std::string_view name);
+const char* cacheDTypeName(CacheDType dtype);
 
-  /// [panels][headDim][kKeyPanel]
-  float* keyPanels(size_t kvHead) const {
-    return keys_->as<float>() + kvHead * panels_ * headDim_ * kKeyPanel;
-  }
-  /// [capacity][valueStride()]: rows padded with zeros to whole panels
-  float* values(size_t kvHead) const { return values_->as<float>() + kvHead * capacity_ * valueStride_; }
-  size_t valueStride() const { return valueStride_; }
-  void store(size_t kvHead, size_t position, const float* key, const float* value);
+constexpr size_t kPagePositions = 128;
 
- private:
-  size_t capacity_ = 0, panels_ = 0, headDim_ = 0, valueStride_ = 0;
-  TensorPtr keys_, values_;
+/// One head's keys and values in a page, in the cache's dtype.
+struct KvSlab {
+  void* keys;                         // [kPagePositions / kKeyPanel][headDim][kKeyPanel]
+  void* values;                       // [kPagePositions][paddedHead(headDim)]
+  uint16_t *keyScales, *valueScales;  // [kPagePositions] float16, of I8 alone
 };
 
-/// Of one sequence in all blocks.
+/// Caches with a common prefix share the pages that it fills (copyPrefix); a shared page is copied before it
+/// is written.
 class KvCache {
  public:
-  static Status make(const std::vector<const BlockSpec*>& blocks, size_t capacity,
+  static Status make(const std::vector<const BlockSpec*>& blocks, size_t capacity, CacheDType dtype,
                      std::shared_ptr<KvCache>& out);
 
   size_t length() const { return length_; }
   size_t capacity() const { return capacity_; }
-  KeyValues& block(size_t index) { return blocks_[index]; }
+  CacheDType dtype() const { return dtype_; }
+  /// Of the pages, shared ones included.
+  size_t bytes() const { return pages_.size() * pageBytes_; }
+
+  /// Memory for the positions before `end`, of which those from length() on can be stored. Throws
+  /// std::bad_alloc; the cache's contents stay as they were.
+  void reserve(size_t end);
+  void store(size_t block, size_t kvHead, size_t position, const float* key, const float* value);
+  KvSlab slab(size_t block, size_t kvHead, size_t page) const;
   void advance(size_t tokens) { length_ += tokens; }
 
+  Status truncate(size_t length);
+  /// Becomes the first `length` positions of `from`, a cache of the same model.
+  Status copyPrefix(const KvCache& from, size_t length);
+
  private:
-  size_t length_ = 0, capacity_ = 0;
-  std::vector<KeyValues> blocks_;
+  /// Where the heads of a block lie in a page, in bytes.
+  struct BlockLayout {
+    size_t headDim, offset, headBytes, valueOffset, scaleOffset;
+  };
+  struct Page;
+  using PagePtr = std::shared_ptr<Page>;
+  PagePtr makePage() const;
+
+  CacheDType dtype_ = CacheDType::F16;
+  size_t length_ = 0, capacity_ = 0, pageBytes_ = 0;
+  std::vector<BlockLayout> blocks_;
+  std::vector<PagePtr> pages_;
 };
 
 }  // namespace slim

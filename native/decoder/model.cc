@@ -47,8 +47,19 @@ Status DecoderModel::make(ModelParts parts, std::shared_ptr<DecoderModel>& out) 
       SLIM_RETURN_IF_ERROR(readVector(parts.finalNormBias, "finalNorm.bias", hidden, bias));
     model->finalNorm_ = Norm(spec.norm, std::move(weight), std::move(bias));
   }
+  model->head_.weight = parts.head;
   model->parts_ = std::move(parts);
+  model->findRotaries();
   out = std::move(model);
+  return Status::success();
+}
+
+Status DecoderModel::prepare(ThreadPool& pool, const CancelFlag& cancelled) const {
+  if (!parts_.int8 || prepared_.load(std::memory_order_acquire)) return Status::success();
+  std::lock_guard lock(preparing_);
+  for (const auto& block : parts_.blocks) SLIM_RETURN_IF_ERROR(block->interleave(pool, cancelled));
+  SLIM_RETURN_IF_ERROR(head_.interleave(pool, cancelled));
+  prepared_.store(true, std::memory_order_release);
   return Status::success();
 }
 
@@ -56,16 +67,19 @@ Status DecoderModel::finalStates(const std::vector<int32_t>& ids, FloatBuffer& s
                                  const CancelFlag& cancelled) const {
   float* x = states.reserve(ids.size() * hidden());
   SLIM_RETURN_IF_ERROR(parts_.embedding.embed(ids, ids.size(), 0, x, pool, cancelled));
+  SLIM_RETURN_IF_ERROR(prepare(pool, cancelled));
   BlockScratch scratch;
+  scratch.int8 = parts_.int8;
   for (const auto& block : parts_.blocks)
     SLIM_RETURN_IF_ERROR(block->forward(x, ids.size(), ids.size(), nullptr, scratch, pool, cancelled));
   if (finalNorm_) finalNorm_.apply(pool, ids.size(), x, hidden(), x, hidden());
   return Status::success();
 }
 
-void DecoderModel::project(ThreadPool& pool, size_t tokens, const float* states, float* logits) const {
-  gemm(pool, tokens, vocab(), hidden(), Operand::rowMajor(states, hidden()), parts_.head.operand(), logits,
-       vocab());
+void DecoderModel::project(ThreadPool& pool, size_t tokens, const float* states, float* logits,
+                           IntegerInput& activations) const {
+  const LinearOutput out{&head_, logits, vocab()};
+  applyLinears(pool, tokens, states, hidden(), {&out, 1}, parts_.int8 ? &activations : nullptr, true);
   const float cap = parts_.logitSoftcap;
   if (cap == 0) return;
   pool.parallelFor(tokens, [&](size_t t, int) {
@@ -79,11 +93,13 @@ void DecoderModel::project(ThreadPool& pool, size_t tokens, const float* states,
 Status DecoderModel::logits(const std::vector<int32_t>& ids, float* out, ThreadPool& pool,
                             const CancelFlag& cancelled) const {
   FloatBuffer states;
+  IntegerInput activations;
   SLIM_RETURN_IF_ERROR(finalStates(ids, states, pool, cancelled));
   const size_t most = logitTile(vocab());
   for (size_t t = 0; t < ids.size(); t += most) {
     if (cancelled.load()) return Status::aborted();
-    project(pool, std::min(most, ids.size() - t), states.data() + t * hidden(), out + t * vocab());
+    project(pool, std::min(most, ids.size() - t), states.data() + t * hidden(), out + t * vocab(),
+            activations);
   }
   return Status::success();
 }
@@ -92,6 +108,7 @@ Status DecoderModel::tokenNll(const std::vector<int32_t>& ids, std::vector<float
                               const CancelFlag& cancelled) const {
   SLIM_RETURN_IF_ERROR(parts_.embedding.checkIds(ids, 2));
   FloatBuffer states, tile;
+  IntegerInput activations;
   SLIM_RETURN_IF_ERROR(finalStates(ids, states, pool, cancelled));
   const size_t count = ids.size() - 1, most = std::min(count, logitTile(vocab()));
   out.resize(count);
@@ -99,7 +116,7 @@ Status DecoderModel::tokenNll(const std::vector<int32_t>& ids, std::vector<float
   for (size_t t = 0; t < count; t += most) {
     if (cancelled.load()) return Status::aborted();
     const size_t tokens = std::min(most, count - t);
-    project(pool, tokens, states.data() + t * hidden(), logits);
+    project(pool, tokens, states.data() + t * hidden(), logits, activations);
     pool.parallelFor(tokens, [&](size_t i, int) {
       const float* row = logits + i * vocab();
       out[t + i] = float(logSumExp(row, vocab()).value - row[ids[t + i + 1]]);
@@ -115,6 +132,7 @@ Status DecoderModel::compare(const DecoderModel& reference, const std::vector<in
     return Status::invalidArgument("reference", "a model with " + std::to_string(vocab()) + " tokens",
                                    std::to_string(reference.vocab()));
   FloatBuffer states, referenceStates, tile, referenceTile;
+  IntegerInput activations;
   SLIM_RETURN_IF_ERROR(finalStates(ids, states, pool, cancelled));
   SLIM_RETURN_IF_ERROR(reference.finalStates(ids, referenceStates, pool, cancelled));
   const size_t count = ids.size() - 1, most = std::min(count, logitTile(vocab()));
@@ -127,8 +145,9 @@ Status DecoderModel::compare(const DecoderModel& reference, const std::vector<in
   for (size_t t = 0; t < count; t += most) {
     if (cancelled.load()) return Status::aborted();
     const size_t tokens = std::min(most, count - t);
-    project(pool, tokens, states.data() + t * hidden(), logits);
-    reference.project(pool, tokens, referenceStates.data() + t * reference.hidden(), referenceLogits);
+    project(pool, tokens, states.data() + t * hidden(), logits, activations);
+    reference.project(pool, tokens, referenceStates.data() + t * reference.hidden(), referenceLogits,
+                      activations);
     pool.parallelFor(tokens, [&](size_t i, int) {
       const float* q = logits + i * vocab();
       const float* p = referenceLogits + i * vocab();
@@ -143,41 +162,6 @@ Status DecoderModel::compare(const DecoderModel& reference, const std::vector<in
           std::find(q, q + vocab(), lq.maximum) - q == std::find(p, p + vocab(), lp.maximum) - p;
     });
   }
-  return Status::success();
-}
-
-Status DecoderModel::makeCache(size_t capacity, std::shared_ptr<KvCache>& out) const {
-  if (capacity == 0) return Status::invalidArgument("capacity", "at least one token", "0");
-  std::vector<const BlockSpec*> specs;
-  for (const auto& block : parts_.blocks) specs.push_back(&block->spec());
-  Status status = KvCache::make(specs, capacity, out);
-  if (!status.ok()) {
-    status.parameter = "capacity";
-    status.remedy = "Use a smaller cache";
-  }
-  return status;
-}
-
-Status DecoderModel::step(KvCache& cache, const std::vector<int32_t>& ids, float* logits, ThreadPool& pool,
-                          const CancelFlag& cancelled) const {
-  SLIM_RETURN_IF_ERROR(parts_.embedding.checkIds(ids, 1));
-  if (ids.size() > cache.capacity() - cache.length())
-    return Status::invalidArgument("ids",
-                                   "at most " + std::to_string(cache.capacity() - cache.length()) +
-                                       " token ids (the cache holds " + std::to_string(cache.length()) +
-                                       " of " + std::to_string(cache.capacity()) + ")",
-                                   std::to_string(ids.size()), "Make a cache with a larger capacity");
-  FloatBuffer states;
-  float* x = states.reserve(ids.size() * hidden());
-  SLIM_RETURN_IF_ERROR(parts_.embedding.embed(ids, ids.size(), cache.length(), x, pool, cancelled));
-  BlockScratch scratch;
-  for (size_t i = 0; i < parts_.blocks.size(); ++i)
-    SLIM_RETURN_IF_ERROR(
-        parts_.blocks[i]->append(x, ids.size(), cache.length(), cache.block(i), scratch, pool, cancelled));
-  float* last = x + (ids.size() - 1) * hidden();
-  if (finalNorm_) finalNorm_.apply(last, last);
-  project(pool, 1, last, logits);
-  cache.advance(ids.size());
   return Status::success();
 }
 

@@ -5,17 +5,28 @@
 namespace slim {
 
 void RotaryTable::fill(const RotarySpec& spec, size_t firstPosition, size_t positions, ThreadPool& pool) {
+  fillRows(
+      spec, positions, [&](size_t row) { return firstPosition + row; }, pool);
+}
+
+void RotaryTable::fill(const RotarySpec& spec, const std::vector<size_t>& positions, ThreadPool& pool) {
+  fillRows(
+      spec, positions.size(), [&](size_t row) { return positions[row]; }, pool);
+}
+
+template <typename Position>
+void RotaryTable::fillRows(const RotarySpec& spec, size_t rows, Position position, ThreadPool& pool) {
   half_ = spec.dim / 2;
   if (half_ == 0) return;
-  cosSin_.resize(positions * spec.dim);
-  constexpr size_t kPositions = 32;
-  pool.parallelFor((positions + kPositions - 1) / kPositions, [&](size_t tile, int) {
-    for (size_t p = tile * kPositions; p < std::min(positions, (tile + 1) * kPositions); ++p) {
-      float* row = cosSin_.data() + p * spec.dim;
+  cosSin_.resize(rows * spec.dim);
+  constexpr size_t kRows = 32;
+  pool.parallelFor((rows + kRows - 1) / kRows, [&](size_t tile, int) {
+    for (size_t r = tile * kRows; r < std::min(rows, (tile + 1) * kRows); ++r) {
+      float* row = cosSin_.data() + r * spec.dim;
       for (size_t i = 0; i < half_; ++i) {
         // The angle is rounded to float32 as in transformers: at far positions the exact one would differ
         // more.
-        const float angle = float(firstPosition + p) * spec.inverseFrequencies[i];
+        const float angle = float(position(r)) * spec.inverseFrequencies[i];
         row[i] = std::cos(angle) * spec.scale;
         row[half_ + i] = std::sin(angle) * spec.scale;
       }

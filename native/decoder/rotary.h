@@ -8,19 +8,22 @@
 
 namespace slim {
 
-/// Cosines and sines of a run of positions.
+/// Cosines and sines of some positions.
 class RotaryTable {
  public:
   void fill(const RotarySpec& spec, size_t firstPosition, size_t positions, ThreadPool& pool);
-  /// Turns one head at the `index`-th position of the run, in place.
+  void fill(const RotarySpec& spec, const std::vector<size_t>& positions, ThreadPool& pool);
+  /// Turns one head at the `index`-th of the positions, in place.
   void apply(size_t index, float* head) const;
   /// ∂L/∂head of ∂L/∂(the turned head), in place: the transposed turn.
   void backward(size_t index, float* gradient) const;
 
  private:
+  template <typename Position>
+  void fillRows(const RotarySpec& spec, size_t rows, Position position, ThreadPool& pool);
   void turn(size_t index, float direction, float* head) const;
   size_t half_ = 0;
-  std::vector<float> cosSin_;  // [positions][cos [half], sin [half]]
+  std::vector<float> cosSin_;  // [rows][cos [half], sin [half]]
 };
 
 }  // namespace slim

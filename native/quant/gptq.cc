@@ -92,6 +92,12 @@ Status quantizeGroups(std::vector<float>& w, size_t rows, const Groups& groups,
           out.zeros[index] = uint8_t(fit.offset[r]);
         }
       }
+      if (options.losses)
+        for (size_t r = 0; r < tileRows; ++r)
+          for (size_t j = 0; j < width; ++j) {
+            const double e = laneErrors[j * kLanes + r];
+            options.losses[firstRow + r] += e * e;
+          }
       if (factor)
         for (size_t j = 0; j < width; ++j)
           std::copy_n(laneErrors.data() + j * kLanes, tileRows,

@@ -21,6 +21,9 @@ struct GroupQuantization {
   const InverseFactor* factor = nullptr;  // U: GPTQ; nullptr: no compensation
   /// Feeds back the errors of scales as fitted, not as stored: for comparison with references that do so.
   bool exactScales = false;
+  /// [rows], or nullptr: Σ_j e_j² is added, e_j the error of column j over U_jj: what GPTQ leaves of the
+  /// row's output error, (w − q) H (w − q)ᵀ.
+  double* losses = nullptr;
 };
 
 /// Quantizes w [rows, cols] group by group, columns in natural order. With a factor U (GPTQ) each column's

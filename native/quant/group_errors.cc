@@ -1,9 +1,16 @@
 #include "quant/group_errors.h"
 
-namespace slim {
+#include "quant/gptq.h"
 
-std::vector<double> groupErrors(const GroupedWeight& weight, const GroupErrorWeights& weights, int mostBits,
-                                Quantizer quantizer, ThreadPool& pool, const CancelFlag& cancelled) {
+namespace slim {
+namespace {
+
+// L_b is measured up to this width; wider groups take over what three bits do.
+constexpr int kMeasuredBits = 3;
+
+// a(g, b), as errors[group * mostBits + b − 1].
+std::vector<double> shares(const GroupedWeight& weight, const GroupErrorWeights& weights, int mostBits,
+                           Quantizer quantizer, ThreadPool& pool, const CancelFlag& cancelled) {
   const Groups& groups = weight.groups;
   const size_t tiles = (weight.rows + kLanes - 1) / kLanes, widths = size_t(mostBits);
   std::vector<double> partial(groups.count() * tiles * widths);  // summed in one order, whatever the threads
@@ -23,7 +30,7 @@ std::vector<double> groupErrors(const GroupedWeight& weight, const GroupErrorWei
         float quantized[kLanes];
         uint8_t codes[kLanes];
         fit.quantize(column, quantized, codes);
-        const double u = weights.factorDiagonal[begin + j], cost = 1 / (u * u);
+        const double u = weights.factor.upper[(begin + j) * groups.cols + begin + j], cost = 1 / (u * u);
         for (size_t r = 0; r < kLanes; ++r) {
           const double e = double(column[r]) - quantized[r];
           errors[r] += cost * e * e;
@@ -39,6 +46,34 @@ std::vector<double> groupErrors(const GroupedWeight& weight, const GroupErrorWei
       for (size_t k = 0; k < widths; ++k)
         errors[group * widths + k] += partial[(group * tiles + tile) * widths + k];
   return errors;
+}
+
+}  // namespace
+
+Status groupErrors(const GroupedWeight& weight, const GroupErrorWeights& weights, int mostBits,
+                   Quantizer quantizer, ThreadPool& pool, const CancelFlag& cancelled,
+                   std::vector<double>& errors) {
+  errors = shares(weight, weights, mostBits, quantizer, pool, cancelled);
+  const size_t count = weight.groups.count(), widths = size_t(mostBits);
+  double ratio = 1;
+  for (size_t b = 0; b < widths; ++b) {
+    if (int(b) < kMeasuredBits) {
+      std::vector<float> w(weight.data, weight.data + weight.rows * weight.cols());
+      std::vector<double> losses(weight.rows);
+      GroupCodes codes;
+      QuantizationSeconds seconds;
+      SLIM_RETURN_IF_ERROR(quantizeGroups(
+          w, weight.rows, weight.groups, std::vector<uint8_t>(count, uint8_t(b + 1)),
+          {.quantizer = quantizer, .h = weights.h, .factor = &weights.factor, .losses = losses.data()}, pool,
+          cancelled, codes, seconds));
+      double loss = 0, sum = 0;
+      for (size_t r = 0; r < weight.rows; ++r) loss += weights.rows[r] * losses[r];
+      for (size_t g = 0; g < count; ++g) sum += errors[g * widths + b];
+      ratio = sum > 0 ? loss / sum : 1;
+    }
+    for (size_t g = 0; g < count; ++g) errors[g * widths + b] *= ratio;
+  }
+  return Status::success();
 }
 
 }  // namespace slim

@@ -176,13 +176,43 @@ size_t PackedMatrix::heapBytes() const {
   return qweight_->heapBytes() + groupBits_->heapBytes() + scales_->heapBytes() + qzeros_->heapBytes();
 }
 
+const uint8_t* PackedMatrix::codeString(size_t group, size_t row) const {
+  const size_t bytes = bitStringBytes(Groups{cols_, groupSize_}.width(group), groupBits_->data()[group]);
+  return qweight_->data() + codeOffset_[group] + row * bytes;
+}
+
+PackedMatrix::RowOfGroup PackedMatrix::rowOfGroup(size_t group, size_t row) const {
+  const size_t bits = groupBits_->data()[group];
+  const uint8_t* zeros = qzeros_->data() + zeroOffset_[group];
+  RowOfGroup result{};
+  std::memcpy(&result.scale, scales_->data() + (group * rows_ + row) * 2, 2);
+  if (bits == 1)
+    std::memcpy(&result.mean, zeros + row * 2, 2);
+  else
+    result.zero = uint8_t(bitsAt(zeros, row, bits));
+  return result;
+}
+
+void PackedMatrix::readCodes(size_t group, size_t row, size_t start, size_t count, uint8_t* out) const {
+  const size_t bits = groupBits_->data()[group];
+  const uint8_t* string = codeString(group, row);
+  size_t j = start;
+  const unsigned mask = (1u << bits) - 1;
+  for (const uint8_t* eight = string + start / 8 * bits; j + 8 <= start + count; j += 8, eight += bits) {
+    uint64_t word = 0;
+    for (size_t i = 0; i < bits; ++i) word |= uint64_t(eight[i]) << (8 * i);
+    for (size_t i = 0; i < 8; ++i, word >>= bits) *out++ = uint8_t(word & mask);
+  }
+  for (; j < start + count; ++j) *out++ = uint8_t(bitsAt(string, j, bits));
+}
+
 void PackedMatrix::read(size_t row, size_t start, size_t count, float* out) const {
   const Groups groups{cols_, groupSize_};
   const DecodeKernels& kernels = decodeKernels();
   for (size_t column = start; column < start + count;) {
     const size_t g = column / groupSize_, begin = groups.begin(g), bits = groupBits_->data()[g];
     const size_t n = std::min(groups.end(g), start + count) - column;
-    const uint8_t* string = qweight_->data() + codeOffset_[g] + row * bitStringBytes(groups.width(g), bits);
+    const uint8_t* string = codeString(g, row);
     const uint8_t* zeros = qzeros_->data() + zeroOffset_[g];
     const float scale = loadHalf(scales_->data() + (g * rows_ + row) * 2);
     const float offset = bits == 1 ? loadHalf(zeros + row * 2) : float(bitsAt(zeros, row, bits));

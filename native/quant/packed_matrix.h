@@ -43,7 +43,18 @@ class PackedMatrix final : public RowReader {
 
   void read(size_t row, size_t start, size_t count, float* out) const override;
 
+  /// What a row of a group is decoded with: a zero point or, of 1-bit groups, a mean.
+  struct RowOfGroup {
+    uint16_t scale, mean;  // float16
+    uint8_t zero;
+  };
+  RowOfGroup rowOfGroup(size_t group, size_t row) const;
+  /// Codes [start, start + count) of a row of a group, one a byte; start is a multiple of 8.
+  void readCodes(size_t group, size_t row, size_t start, size_t count, uint8_t* out) const;
+
  private:
+  const uint8_t* codeString(size_t group, size_t row) const;
+
   size_t rows_ = 0, cols_ = 0, groupSize_ = 0;
   TensorPtr qweight_, groupBits_, scales_, qzeros_;
   std::vector<size_t> codeOffset_, zeroOffset_;  // [groups + 1] byte offsets

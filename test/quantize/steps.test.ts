@@ -31,7 +31,7 @@ describe('the layers below', () => {
     using packed = await gptq(weight, hessian, groupBits, { groupSize: 32 })
     expect([...packed.groupBits]).toEqual([...groupBits])
     const dense = await packed.dequantize()
-    const y = await packed.matmul(x)
+    const y = await packed.matmul(x, { activations: 'float32' })
     for (let t = 0; t < 200; t += 17)
       for (let r = 0; r < 24; r++) {
         let sum = 0
@@ -40,8 +40,10 @@ describe('the layers below', () => {
       }
     using plain = await fitGroups(weight, groupBits, { groupSize: 32 })
     const error = async (q: PackedMatrix) => {
-      const a = await q.matmul(x)
-      const b = await (await fitGroups(weight, new Uint8Array(5).fill(8), { groupSize: 32 })).matmul(x)
+      const a = await q.matmul(x, { activations: 'float32' })
+      const b = await (await fitGroups(weight, new Uint8Array(5).fill(8), { groupSize: 32 })).matmul(x, {
+        activations: 'float32',
+      })
       return a.data.reduce((sum, value, i) => sum + (value - b.data[i]!) ** 2, 0)
     }
     expect(await error(packed)).toBeLessThan(await error(plain))
@@ -86,7 +88,7 @@ describe('the layers below', () => {
       await allocateBits(weight, x, salience, { bits: 3, groupSize: 32 })
       using packed = await gptq(weight, hessian, groupBits, { groupSize: 32 })
       using fitted = await fitGroups(weight, groupBits, { groupSize: 32 })
-      await packed.matmul(x)
+      await packed.matmul(x, { activations: 'float32' })
       const parts = fitted.parts()
       using _again = PackedMatrix.from(parts)
       await rejection(groupSalience(weight, { ...hessian, rows: 1 }, { groupSize: 32 }))

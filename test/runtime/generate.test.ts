@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type GeneratedToken, loadModel, loadTokenizer, type Model, type Tokenizer } from '../../lib/index.js'
+import type { StepSequence } from '../../lib/native/addon.js'
 import { generateTokens } from '../../lib/runtime/generate.js'
 import { demo, rejection } from '../support/demo.js'
 
@@ -75,11 +76,10 @@ function scripted(tokenizer: Tokenizer, continuation: number[]) {
   let made = 0
   const native = {
     cache: () => ({ dispose() {} }),
-    step: (_cache: unknown, ids: Int32Array) => {
+    step: ([{ ids }]: [StepSequence]) => {
       given.push(ids)
-      const logits = new Float32Array(tokenizer.vocabSize)
-      logits[continuation[made++]!] = 10
-      return { promise: Promise.resolve(logits), cancel() {} }
+      const token = { tokenId: continuation[made++]!, logprob: 0, top: [] }
+      return { promise: Promise.resolve([token]), cancel() {} }
     },
   }
   const spec = { vocabSize: tokenizer.vocabSize, positions: null }

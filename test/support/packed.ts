@@ -1,5 +1,6 @@
 /** The packed layout of docs/format.md, read and written by plain loops: the oracle of native/quant/packed_matrix. */
 import { addon, type NativePackedMatrix, run } from '../../lib/native/addon.js'
+import { normals, uniform } from './random.js'
 
 export interface Parts {
   rows: number
@@ -103,4 +104,41 @@ export function dequantizeParts({
     if (groupBits[g] === 1) return offsets[at]! + (code ? scales[at]! : -scales[at]!)
     return scales[at]! * (code - offsets[at]!)
   })
+}
+
+/** Random parts, exactly representable. */
+export async function randomParts(
+  rows: number,
+  cols: number,
+  groupSize: number,
+  groupBits: Uint8Array,
+): Promise<Parts> {
+  const random = uniform(rows * cols + groupSize)
+  const codes = new Uint8Array(rows * cols)
+  const offsets = new Float32Array(groupBits.length * rows)
+  for (let i = 0; i < codes.length; i++)
+    codes[i] = random() * 2 ** groupBits[Math.floor((i % cols) / groupSize)]!
+  const means = (await toHalf(normals(4, offsets.length))).values
+  for (let i = 0; i < offsets.length; i++) {
+    const bits = groupBits[Math.floor(i / rows)]!
+    offsets[i] = bits === 1 ? means[i]! : Math.floor(random() * 2 ** bits)
+  }
+  const scales = (await toHalf(normals(3, offsets.length).map((s) => Math.abs(s) + 0.01))).values
+  return { rows, cols, groupSize, groupBits, codes, scales, offsets }
+}
+
+/** What the native PackedMatrix is made of. */
+export async function tensorsOf(parts: Parts) {
+  const { qweight, qzeros } = await packParts(parts)
+  const { rows, cols, groupSize, groupBits, scales } = parts
+  const { tensorFrom } = addon()
+  return {
+    rows,
+    cols,
+    groupSize,
+    qweight: tensorFrom(qweight, 'U8', [qweight.length]),
+    groupBits: tensorFrom(groupBits, 'U8', [groupBits.length]),
+    scales: tensorFrom((await toHalf(scales)).bits, 'F16', [groupBits.length, rows]),
+    qzeros: tensorFrom(qzeros, 'U8', [qzeros.length]),
+  }
 }

@@ -1,5 +1,11 @@
 import { afterEach, describe, expect, it } from 'vitest'
-import { addon, type NativeHessian, type Quantizer, run } from '../../../lib/native/addon.js'
+import {
+  addon,
+  type NativeHessian,
+  type NativeTensor,
+  type Quantizer,
+  run,
+} from '../../../lib/native/addon.js'
 import { dequantizeParts, unpack } from '../../support/packed.js'
 import { normals, uniform } from '../../support/random.js'
 
@@ -24,7 +30,10 @@ async function randomHessian(cols: number): Promise<NativeHessian> {
 const weights = (rows: number, cols: number) =>
   normals(rows, rows * cols).map((value, i) => [0, 0.25][(Math.floor(i / cols) % 6) - 3] ?? value)
 
-/** Σ_o rows_o Σ_j e²/U_jj² in float64, e by the native quantizer, which has tests of its own. */
+/**
+ * L_b a(g, b) / Σ a(g, b), a = Σ_o rows_o Σ_j e²/U_jj² and L_b = Σ_o rows_o (W − Q)(H + λI)(W − Q)ᵀ with GPTQ's Q, in
+ * float64; e and Q by the native quantizer, which has tests of its own.
+ */
 async function reference(
   w: Float32Array,
   hessian: NativeHessian,
@@ -34,7 +43,13 @@ async function reference(
 ): Promise<Float64Array> {
   const cols = hessian.size
   const h = hessian.matrix()
-  const u = (await run(native.inverseFactor(h, 'gptq', 2))).upper.toFloat32Array()
+  const { upper, damping } = await run(native.inverseFactor(h, 'gptq', 2))
+  const u = upper.toFloat32Array()
+  const damped = Float64Array.from(h.toFloat32Array())
+  for (let j = 0; j < cols; j++) if (isDead(j)) damped[j * cols + j] = 1
+  const diagonalOf = (a: Float64Array) => Array.from({ length: cols }, (_, j) => a[j * cols + j]!)
+  const mean = diagonalOf(damped).reduce((a, b) => a + b, 0) / cols
+  for (let j = 0; j < cols; j++) damped[j * cols + j]! += damping * mean
   // On the diagonal alone GPTQ feeds nothing back: every group is quantized as it stands, weighed by the diagonal.
   const diagonal = h.toFloat32Array().map((value, i) => (i % (cols + 1) === 0 ? value : 0))
   const [weight, matrix] = [
@@ -43,19 +58,43 @@ async function reference(
   ]
   const groups = Math.ceil(cols / groupSize)
   const errors = new Float64Array(groups * MOST_BITS)
+  let ratio = 1
   for (let bits = 1; bits <= MOST_BITS; bits++) {
     const groupBits = new Uint8Array(groups).fill(bits)
-    const q = dequantizeParts(
-      unpack(await run(native.gptq(weight, matrix, groupBits, { groupSize, quantizer }, 2))),
-    )
+    const quantized = async (hessianMatrix: NativeTensor) =>
+      dequantizeParts(
+        unpack(await run(native.gptq(weight, hessianMatrix, groupBits, { groupSize, quantizer }, 2))),
+      )
+    const q = await quantized(matrix)
     q.forEach((value, i) => {
       const [row, j] = [Math.floor(i / cols), i % cols]
       const error = (isDead(j) ? 0 : w[i]!) - value
       const at = Math.floor(j / groupSize) * MOST_BITS + bits - 1
       errors[at]! += (costs[row]! * error ** 2) / u[j * cols + j]! ** 2
     })
+    const ofWidth = (_: number, i: number) => i % MOST_BITS === bits - 1
+    if (bits <= 3) {
+      const difference = (await quantized(h)).map((value, i) => (isDead(i % cols) ? 0 : w[i]!) - value)
+      const loss = costs.reduce(
+        (sum, cost, row) =>
+          sum + cost * quadraticForm(difference.slice(row * cols, (row + 1) * cols), damped),
+        0,
+      )
+      ratio = loss / errors.filter(ofWidth).reduce((a, b) => a + b, 0)
+    }
+    errors.forEach((error, i) => {
+      if (ofWidth(error, i)) errors[i] = error * ratio
+    })
   }
   return errors
+}
+
+/** d A dᵀ */
+function quadraticForm(d: ArrayLike<number>, a: Float64Array): number {
+  let sum = 0
+  for (let i = 0; i < d.length; i++)
+    for (let j = 0; j < d.length; j++) sum += d[i]! * a[i * d.length + j]! * d[j]!
+  return sum
 }
 
 const shapes = [

@@ -1,47 +1,12 @@
 import { afterEach, describe, expect, it } from 'vitest'
 import { addon, run } from '../../../lib/native/addon.js'
 import { productTransposed, relativeDifference } from '../../support/linear.js'
-import { dequantizeParts, type Parts, packParts, toHalf, unpack } from '../../support/packed.js'
-import { normals, uniform } from '../../support/random.js'
+import { dequantizeParts, packParts, randomParts, tensorsOf, unpack } from '../../support/packed.js'
+import { normals } from '../../support/random.js'
 
 const native = addon()
 const best = native.instructionSet()
 afterEach(() => native.setInstructionSet(best))
-
-/** Random parts, exactly representable. */
-async function randomParts(
-  rows: number,
-  cols: number,
-  groupSize: number,
-  groupBits: Uint8Array,
-): Promise<Parts> {
-  const random = uniform(rows * cols + groupSize)
-  const codes = new Uint8Array(rows * cols)
-  const offsets = new Float32Array(groupBits.length * rows)
-  for (let i = 0; i < codes.length; i++)
-    codes[i] = random() * 2 ** groupBits[Math.floor((i % cols) / groupSize)]!
-  const means = (await toHalf(normals(4, offsets.length))).values
-  for (let i = 0; i < offsets.length; i++) {
-    const bits = groupBits[Math.floor(i / rows)]!
-    offsets[i] = bits === 1 ? means[i]! : Math.floor(random() * 2 ** bits)
-  }
-  const scales = (await toHalf(normals(3, offsets.length).map((s) => Math.abs(s) + 0.01))).values
-  return { rows, cols, groupSize, groupBits, codes, scales, offsets }
-}
-
-async function tensorsOf(parts: Parts) {
-  const { qweight, qzeros } = await packParts(parts)
-  const { rows, cols, groupSize, groupBits, scales } = parts
-  return {
-    rows,
-    cols,
-    groupSize,
-    qweight: native.tensorFrom(qweight, 'U8', [qweight.length]),
-    groupBits: native.tensorFrom(groupBits, 'U8', [groupBits.length]),
-    scales: native.tensorFrom((await toHalf(scales)).bits, 'F16', [groupBits.length, rows]),
-    qzeros: native.tensorFrom(qzeros, 'U8', [qzeros.length]),
-  }
-}
 
 const mixed = (groups: number) => Uint8Array.from({ length: groups }, (_, g) => 1 + ((g * 5) % 8))
 

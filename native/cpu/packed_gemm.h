@@ -1,0 +1,27 @@
+// Products with packed matrices in integers: int8 activations times unsigned codes, exact sums over a
+// segment, and one rounding to float32 for each segment.
+#pragma once
+#include <cstddef>
+#include <span>
+
+#include "core/thread_pool.h"
+#include "cpu/interleaved_matrix.h"
+#include "cpu/packed_activations.h"
+
+namespace slim {
+
+/// y [tokens, rows] = x · Wᵀ (+ bias) (+ y), row stride yStride.
+struct PackedProduct {
+  const InterleavedMatrix* matrix;
+  float* y;
+  size_t yStride;
+  bool accumulate = false;
+  const float* bias = nullptr;  // [rows]
+};
+
+/// Several matrices on one input, in one parallel loop; all must be cut as x is (same columns and group
+/// size). The bits of y depend neither on the threads nor, for a token, on the other tokens; AVX2 and AVX-512
+/// give the same.
+void multiplyPacked(ThreadPool& pool, const PackedActivations& x, std::span<const PackedProduct> products);
+
+}  // namespace slim
