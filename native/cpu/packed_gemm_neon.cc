@@ -69,16 +69,17 @@ SLIM_DOT void quantize(const float* x, size_t count, int8_t* q, float& scale, fl
   sum = float(vaddvq_s32(total));
 }
 
-/// A quad's bits of one plane, above kShift lower ones, of four rows; `lines` is the plane's first line, plus
-/// 16 for every four rows before.
+/// Puts a quad's bits of one plane on top of `codes`, its kShift lower ones, of four rows; `lines` is the
+/// plane's first line, plus 16 for every four rows before.
 template <unsigned kWidth, unsigned kShift>
-SLIM_DOT_INLINE uint8x16_t planeBits(const uint8_t* lines, size_t quad) {
+SLIM_DOT_INLINE uint8x16_t addPlane(uint8x16_t codes, const uint8_t* lines, size_t quad) {
   constexpr unsigned kFields = 8 / kWidth;
   const int from = int(quad % kFields * kWidth), shift = int(kShift);
-  const uint8x16_t all = vld1q_u8(lines + quad / kFields * 64);
-  if (from + kWidth == 8 && kShift == 0) return all >> from;
-  const uint8x16_t moved = from > shift ? all >> (from - shift) : all << (shift - from);
-  return moved & vdupq_n_u8(((1u << kWidth) - 1) << kShift);
+  const uint8x16_t all = vld1q_u8(lines + quad / kFields * 64),
+                   mask = vdupq_n_u8(((1u << kWidth) - 1) << kShift);
+  if constexpr (kShift > 0)
+    return vbslq_u8(mask, from > shift ? all >> (from - shift) : all << (shift - from), codes);
+  return from + kWidth == 8 ? all >> from : (all >> from) & mask;
 }
 
 /// Codes of four rows of a quad (8 bits: minus 128); `lines` as above, of a block.
@@ -86,9 +87,9 @@ template <unsigned kBits>
 SLIM_DOT_INLINE int8x16_t codesOf(const uint8_t* lines, size_t quad) {
   if constexpr (kBits == 8) return vreinterpretq_s8_u8(vld1q_u8(lines + 64 * quad) ^ vdupq_n_u8(128));
   uint8x16_t codes = vdupq_n_u8(0);
-  if constexpr (kBits & 4) codes |= planeBits<4, 0>(lines, quad);
-  if constexpr (kBits & 2) codes |= planeBits<2, kBits & 4>(lines + 64 * (kBits & 4), quad);
-  if constexpr (kBits & 1) codes |= planeBits<1, kBits & 6>(lines + 64 * (kBits & 6), quad);
+  if constexpr (kBits & 4) codes = addPlane<4, 0>(codes, lines, quad);
+  if constexpr (kBits & 2) codes = addPlane<2, kBits & 4>(codes, lines + 64 * (kBits & 4), quad);
+  if constexpr (kBits & 1) codes = addPlane<1, kBits & 6>(codes, lines + 64 * (kBits & 6), quad);
   return vreinterpretq_s8_u8(codes);
 }
 
@@ -220,10 +221,10 @@ SLIM_DOT_INLINE void multiplySegment(const uint8_t* block, size_t blocks, ptrdif
   for (size_t b = 0; b < blocks;
        ++b, block += InterleavedMatrix::blockBytes(kBits), x += 4 * kQuads * kTokens) {
     prefetchBlock<kBits>(block, ahead);
-#pragma GCC unroll 8
-    for (size_t quad = 0; quad < kQuads; ++quad)
 #pragma GCC unroll 4
-      for (size_t v = 0; v < kVectors; ++v) {
+    for (size_t v = 0; v < kVectors; ++v)
+#pragma GCC unroll 8
+      for (size_t quad = 0; quad < kQuads; ++quad) {
         const int8x16_t codes = codesOf<kBits>(block + 16 * v, quad);
 #pragma GCC unroll 4
         for (size_t t = 0; t < kTokens; ++t) {
