@@ -34,6 +34,7 @@
       "native/cpu/packed_gemm.cc",
       "native/cpu/packed_gemm_avx2.cc",
       "native/cpu/packed_gemm_avx512.cc",
+      "native/cpu/packed_gemm_neon.cc",
       "native/cpu/packed_gemm_portable.cc",
       "native/cpu/vector_kernels_avx2.cc",
       "native/cpu/vector_kernels_avx512.cc",

@@ -7,8 +7,8 @@ import path from 'node:path'
 const fix = process.argv.includes('--fix')
 const npmBin = (command) => path.join('node_modules', '.bin', command)
 const run = (command, args) => spawnSync(command, args, { stdio: 'inherit' })
-const sources = readdirSync('native', { recursive: true })
-  .map((name) => path.join('native', name))
+const sources = ['native', 'test/neon']
+  .flatMap((folder) => readdirSync(folder, { recursive: true }).map((name) => path.join(folder, name)))
   .filter((name) => /\.(cc|h|inl|cu|cuh)$/.test(name))
 
 function cppcheck() {

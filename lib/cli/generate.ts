@@ -103,7 +103,7 @@ async function runGenerate(source: string, flags: Flags, { output, signal }: Con
 function finish(output: Output, shown: Shown): void {
   const { tokens, promptTokens, promptSeconds, seconds } = shown
   output.result({ ...shown }, [''])
-  const rate = (count: number, time: number) => (time > 0 ? (count / time).toFixed(1) : '–')
+  const rate = (count: number, time: number) => (time > 0 && count > 0 ? (count / time).toFixed(1) : '–')
   output.note(
     `prompt: ${promptTokens} tokens, ${rate(promptTokens, promptSeconds)} a second; ` +
       `text: ${tokens} tokens, ${rate(tokens - 1, seconds - promptSeconds)} a second`,

@@ -359,7 +359,7 @@ export interface NativeDecoderModel {
 type ActivationKernel = 'silu' | 'gelu' | 'geluTanh'
 export type VectorKernel = 'exp' | 'tanh' | ActivationKernel | `${ActivationKernel}Gradient`
 
-export type InstructionSet = 'portable' | 'avx2' | 'avx512'
+export type InstructionSet = 'portable' | 'avx2' | 'avx512' | 'neon'
 
 /** C [m, n] = alpha · A [m, k] · B [n, k]ᵀ (+ C). Tensors may be larger than m, n, k: their rows are strided then. */
 export interface GemmCase {

@@ -139,7 +139,7 @@ Napi::Value gemmCase(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value instructionSet(const Napi::CallbackInfo& info) {
-  return Napi::String::New(info.Env(), gemmInstructionSet());
+  return Napi::String::New(info.Env(), instructionSetName(activeInstructionSet()));
 }
 
 Napi::Value instructionSets(const Napi::CallbackInfo& info) {

@@ -2,6 +2,11 @@
 
 #include <atomic>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace slim {
 namespace {
 
@@ -15,6 +20,8 @@ std::vector<InstructionSet> detect() {
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     sets.push_back(InstructionSet::Avx512);
+#elif defined(__aarch64__) && defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) sets.push_back(InstructionSet::Neon);
 #endif
   return sets;
 }
@@ -27,7 +34,7 @@ std::atomic<InstructionSet>& active() {
 }  // namespace
 
 const char* instructionSetName(InstructionSet set) {
-  constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+  constexpr const char* kNames[] = {"portable", "avx2", "avx512", "neon"};
   return kNames[size_t(set)];
 }
 
@@ -39,6 +46,14 @@ const std::vector<InstructionSet>& supportedInstructionSets() {
 bool hasVnni() {
 #if defined(__x86_64__)
   return supportedInstructionSets().back() == InstructionSet::Avx512 && __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
+bool hasI8mm() {
+#if defined(__aarch64__) && defined(__linux__)
+  return getauxval(AT_HWCAP2) & HWCAP2_I8MM;
 #else
   return false;
 #endif

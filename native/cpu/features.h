@@ -7,9 +7,10 @@
 
 namespace slim {
 
-enum class InstructionSet { Portable, Avx2, Avx512 };
+enum class InstructionSet { Portable, Avx2, Avx512, Neon };
 
-/// "portable", "avx2" (with FMA and F16C) or "avx512" (F, BW, DQ, VL).
+/// "portable", "avx2" (with FMA and F16C), "avx512" (F, BW, DQ, VL) or "neon" (with dot products:
+/// FEAT_DotProd; of packed products alone, all else is portable then).
 const char* instructionSetName(InstructionSet set);
 
 /// What this processor and operating system support, weakest first; always begins with Portable.
@@ -17,6 +18,9 @@ const std::vector<InstructionSet>& supportedInstructionSets();
 
 /// AVX-512 and its vpdpbusd: a processor with the one alone runs the AVX2 kernels of packed products.
 bool hasVnni();
+
+/// NEON's products of 2 × 8 by 8 × 2 int8 (FEAT_I8MM).
+bool hasI8mm();
 
 /// The one that kernels use: the strongest supported, unless setInstructionSet chose another.
 InstructionSet activeInstructionSet();

@@ -27,8 +27,6 @@ const GemmKernels& activeGemmKernels() {
   }
 }
 
-const char* gemmInstructionSet() { return instructionSetName(activeInstructionSet()); }
-
 namespace {
 
 // Blocks (Goto and van de Geijn, 2008). A pass multiplies at most kBlockRows × kBlockDepth of A by kBlockCols

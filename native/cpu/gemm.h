@@ -60,7 +60,4 @@ Status multiply(const Tensor& x, const Operand& b, size_t columns, ThreadPool& p
 void gemmReference(size_t m, size_t n, size_t k, const Operand& a, const Operand& b, float* c, size_t ldc,
                    const GemmOptions& options = {});
 
-/// Name of the instruction set that gemm uses on this machine: "avx512", "avx2" or "portable".
-const char* gemmInstructionSet();
-
 }  // namespace slim

@@ -13,6 +13,9 @@ const PackedKernels& activePackedKernels() {
   static const bool vnni = hasVnni();
   if (activeInstructionSet() == InstructionSet::Avx512 && vnni) return kPackedAvx512;
   if (activeInstructionSet() != InstructionSet::Portable) return kPackedAvx2;
+#elif defined(__aarch64__)
+  static const bool i8mm = hasI8mm();
+  if (activeInstructionSet() == InstructionSet::Neon) return i8mm ? kPackedNeonI8mm : kPackedNeon;
 #endif
   return kPackedPortable;
 }

@@ -20,8 +20,8 @@ struct PackedProduct {
 };
 
 /// Several matrices on one input, in one parallel loop; all must be cut as x is (same columns and group
-/// size). The bits of y depend neither on the threads nor, for a token, on the other tokens; AVX2 and AVX-512
-/// give the same.
+/// size). The bits of y depend neither on the threads nor, for a token, on the other tokens; AVX2, AVX-512
+/// and NEON give the same.
 void multiplyPacked(ThreadPool& pool, const PackedActivations& x, std::span<const PackedProduct> products);
 
 }  // namespace slim

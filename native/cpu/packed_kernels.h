@@ -25,6 +25,9 @@ extern const PackedKernels kPackedPortable;  // the oracle
 #if defined(__x86_64__)
 extern const PackedKernels kPackedAvx2;
 extern const PackedKernels kPackedAvx512;  // with VNNI
+#elif defined(__aarch64__)
+extern const PackedKernels kPackedNeon;      // with FEAT_DotProd
+extern const PackedKernels kPackedNeonI8mm;  // and FEAT_I8MM
 #endif
 
 const PackedKernels& activePackedKernels();

@@ -17,7 +17,7 @@ const DecoderKernels& decoderKernels() {
       return kAvx512Kernels;
     case InstructionSet::Avx2:
       return kAvx2Kernels;
-    case InstructionSet::Portable:
+    default:
       break;
   }
 #endif

@@ -127,7 +127,7 @@ describe('slimllm', () => {
   })
 
   it('says what the machine has', () => {
-    expect(slimllm('doctor').stdout).toMatch(/native addon: loaded, (avx512|avx2|portable) kernels/)
+    expect(slimllm('doctor').stdout).toMatch(/native addon: loaded, (avx512|avx2|neon|portable) kernels/)
     expect(lastEvent(slimllm('doctor', '--json').stdout)).toMatchObject({
       event: 'result',
       node: process.version,
