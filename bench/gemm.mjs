@@ -4,9 +4,10 @@
 import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { median, openBlas, pauseForOpenBlas } from './openblas.mjs'
+import { here } from './native_module.mjs'
+import { openBlas, pauseForOpenBlas } from './openblas.mjs'
+import { median } from './turns.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -35,7 +36,6 @@ const PROBLEMS = [
 ]
 const MIN_FLOPS_PER_TURN = 4e9
 
-const here = path.dirname(fileURLToPath(import.meta.url))
 const native = createRequire(import.meta.url)('node-gyp-build')(path.dirname(here))
 if (options.set) native.setInstructionSet(options.set)
 

@@ -6,49 +6,12 @@
 // --calibration computes an importance matrix from that many windows of the file, as llama.cpp's own tool does; the
 // types that cannot be made without one are then made too. --check compares the perplexity of the first windows with
 // llama.cpp's own. Made files stay in the folder and are not made again.
-import { spawnSync } from 'node:child_process'
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { evaluatePerplexity, loadModel, loadTokenizer, openCheckpoint, sampleWindows } from '../dist/index.js'
-
-/** llama_ftype numbers (llama.h): files below five bits, by name. */
-const TYPES = {
-  Q4_0: 2,
-  Q2_K: 10,
-  Q3_K_S: 11,
-  Q3_K_M: 12,
-  Q3_K_L: 13,
-  Q4_K_S: 14,
-  Q4_K_M: 15,
-  IQ2_XXS: 19,
-  IQ2_XS: 20,
-  Q2_K_S: 21,
-  IQ3_XS: 22,
-  IQ3_XXS: 23,
-  IQ1_S: 24,
-  IQ4_NL: 25,
-  IQ3_S: 26,
-  IQ3_M: 27,
-  IQ2_S: 28,
-  IQ2_M: 29,
-  IQ4_XS: 30,
-  IQ1_M: 31,
-  TQ2_0: 37,
-  Q2_0: 41,
-}
-const F16 = 1
+import { F16, llamaProgram, TYPES } from './llama_program.mjs'
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
@@ -74,61 +37,7 @@ const [seqLen, maxTokens, threads, checked] = ['seq-len', 'max-tokens', 'threads
   Number(flags[name]),
 )
 
-const here = path.dirname(fileURLToPath(import.meta.url))
 const scratch = mkdtempSync(path.join(os.tmpdir(), 'slimllm-llama-'))
-
-function run(command, args, options = {}) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, {
-    encoding: 'utf8',
-    maxBuffer: 2 ** 28,
-    ...options,
-  })
-  if (status !== 0)
-    throw new Error(error?.message ?? (stderr.trim().split('\n').at(-1) || `${command} failed`))
-  return stdout
-}
-
-/** Compiles llama.c with the headers in the release's source, which node-llama-cpp ships as a git bundle. */
-function buildLlama() {
-  const packages = path.join(here, 'node_modules')
-  const platform = `linux-${process.arch}`
-  const libraries = path.join(packages, '@node-llama-cpp', platform, 'bins', platform)
-  if (!existsSync(libraries))
-    throw new Error('llama.cpp is missing: npm install --ignore-scripts --prefix bench')
-  const git = path.join(scratch, 'llama.git')
-  run('git', [
-    'clone',
-    '--quiet',
-    '--bare',
-    path.join(packages, 'node-llama-cpp', 'llama', 'gitRelease.bundle'),
-    git,
-  ])
-  run('git', [
-    '-C',
-    git,
-    'archive',
-    '--output',
-    path.join(scratch, 'headers.tar'),
-    'HEAD',
-    'include',
-    'ggml/include',
-  ])
-  run('tar', ['-xf', 'headers.tar'], { cwd: scratch })
-  const includes = ['include', 'ggml/include'].map((folder) => `-I${path.join(scratch, folder)}`)
-  const names = readdirSync(libraries).filter((name) =>
-    /^lib(llama|ggml)(-base)?(\.v[\d.]+)?\.so$/.test(name),
-  )
-  const program = path.join(scratch, 'llama')
-  run(process.env.CC ?? 'cc', [
-    ...['-O2', '-Wall', ...includes, path.join(here, 'llama.c'), '-o', program, `-L${libraries}`],
-    ...[...names.map((name) => `-l:${name}`), '-lm', `-Wl,-rpath,${libraries}`],
-  ])
-  const { release } = JSON.parse(
-    readFileSync(path.join(packages, 'node-llama-cpp', 'llama', 'binariesGithubRelease.json'), 'utf8'),
-  )
-  const env = { ...process.env, SLIM_LLAMA_BACKENDS: libraries }
-  return { release, call: (...args) => JSON.parse(run(program, args.map(String), { env })) }
-}
 
 function writeIds(name, ids) {
   const file = path.join(scratch, name)
@@ -144,9 +53,7 @@ function make(llama, type, importance) {
     flags.folder,
     `${path.basename(model, '.gguf')}.${type}${importance.length ? '.imatrix' : ''}.gguf`,
   )
-  const made = existsSync(file)
-    ? null
-    : llama.call('quantize', model, file, TYPES[type], threads, ...importance)
+  const made = existsSync(file) ? null : llama.quantize(model, file, type, threads, importance)
   return { file, seconds: made?.seconds ?? null, tensors: llama.call('tensors', file) }
 }
 
@@ -165,7 +72,7 @@ async function openMade(llama, file) {
 const rows = []
 try {
   mkdirSync(flags.folder, { recursive: true })
-  const llama = buildLlama()
+  const llama = llamaProgram()
   const checkpoint = await openCheckpoint(model)
   const tokenizer = loadTokenizer(checkpoint)
   const weights = [...checkpoint.tensors.values()]

@@ -16,6 +16,7 @@ export { type EvaluateOptions, type Evaluation, evaluatePerplexity } from './eva
 export type {
   Activations,
   BlockDType,
+  CacheDType,
   DType,
   FloatDType,
   LinearRole,
@@ -23,10 +24,15 @@ export type {
   NativeJob,
   NativeKvCache,
   NativePackedMatrix,
+  NativeSampler,
   NativeTensor,
   NormRole,
   Quantizer,
+  SampledToken,
+  SamplerOptions,
+  StepSequence,
   TapName,
+  TokenLogprob,
 } from './native/addon.js'
 export type { Device } from './native/device.js'
 export type { Matrix, StepOptions } from './native/matrix.js'
@@ -46,8 +52,17 @@ export { type QuantizeReport, quantize } from './quantize/pipeline.js'
 export { allocateBits, fitGroups, gptq, groupSalience } from './quantize/steps.js'
 export { allocationSvg, errorSvg } from './report/allocation.js'
 export { type SizeQualityOptions, type SizeQualityPoint, sizeQualitySvg } from './report/size_quality.js'
-export type { GeneratedToken, GenerateOptions } from './runtime/generate.js'
+export type { ChatMessage, ChatTemplateOptions } from './runtime/chat_template.js'
+export type { GenerateOptions, KvCacheType } from './runtime/generate_options.js'
+export type { FinishReason, GeneratedToken, Generation } from './runtime/generation.js'
 export { type LoadOptions, loadModel, type Model } from './runtime/model.js'
+export type {
+  ChatOptions,
+  SequenceOptions,
+  Session,
+  SessionChatOptions,
+  SessionOptions,
+} from './runtime/session.js'
 export {
   type DecodeOptions,
   type EncodeOptions,

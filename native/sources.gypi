@@ -9,6 +9,7 @@
       "native/addon/packed_object.cc",
       "native/addon/packed_case.cc",
       "native/addon/quant_functions.cc",
+      "native/addon/shared_models.cc",
       "native/addon/decoder_backward.cc",
       "native/addon/decoder_block_object.cc",
       "native/addon/decoder_cache_object.cc",

@@ -12,6 +12,8 @@ export interface TokenizerFiles {
   json: Record<string, unknown>
   /** tokenizer_config.json; empty when there is none */
   config: Record<string, unknown>
+  /** chat_template.jinja, where there is one. */
+  chatTemplate?: string
 }
 
 /** A small file that belongs to the model beside config.json and the weights. */

@@ -85,7 +85,10 @@ export class HuggingFaceCheckpoint implements Checkpoint {
     if (this.tokenizerFiles === undefined) {
       const json = readOptionalJson(path.join(this.path, 'tokenizer.json'))
       const config = readOptionalJson(path.join(this.path, 'tokenizer_config.json')) ?? {}
-      this.tokenizerFiles = json && { json, config }
+      const chatTemplate =
+        readOptionalText(path.join(this.path, 'chat_template.jinja')) ??
+        (readOptionalJson(path.join(this.path, 'chat_template.json'))?.chat_template as string | undefined)
+      this.tokenizerFiles = json && { json, config, chatTemplate }
     }
     return this.tokenizerFiles
   }
@@ -144,15 +147,18 @@ export class HuggingFaceCheckpoint implements Checkpoint {
   }
 }
 
-function readOptionalJson(file: string): Record<string, unknown> | null {
-  let text: string
+function readOptionalText(file: string): string | null {
   try {
-    text = readFileSync(file, 'utf8')
+    return readFileSync(file, 'utf8')
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
     throw SlimError.from(error, { file })
   }
-  return parseJsonObject(text, file, 'SLIM_BAD_CONFIG')
+}
+
+function readOptionalJson(file: string): Record<string, unknown> | null {
+  const text = readOptionalText(file)
+  return text === null ? null : parseJsonObject(text, file, 'SLIM_BAD_CONFIG')
 }
 
 async function readTensors(folder: string): Promise<Map<string, TensorInfo>> {

@@ -7,6 +7,7 @@ import { packageRoot } from '../native/addon.js'
 import type { Method } from '../quantize/options.js'
 import { quantize } from '../quantize/pipeline.js'
 import { loadModel } from '../runtime/model.js'
+import { measureSpeed } from '../runtime/speed.js'
 import { act, type Context, wholeNumber } from './action.js'
 import { showWindows } from './eval.js'
 import { bytes, duration, table } from './output.js'
@@ -14,14 +15,20 @@ import { showProgress } from './quantize.js'
 
 const PROMPT = 'It was a bright morning, and'
 const SEQ_LEN = 256
+const SPEED = { promptTokens: 512, generateTokens: 128, repeats: 3, cacheDType: 'F16' } as const
 
 interface Row {
   name: string
   storedBitsPerWeight: number
   fileBytes: number
   perplexity: number
+  /** Tokens a second: of a prompt of 512, and of 128 made one by one. */
+  promptRate: number
+  generateRate: number
   seconds: number | null
 }
+
+type Measured = Pick<Row, 'fileBytes' | 'perplexity' | 'promptRate' | 'generateRate'>
 
 export function demoCommand(): Command {
   return new Command('demo')
@@ -64,15 +71,18 @@ async function runDemo(threads: number | undefined, { output, signal }: Context)
     const text = await sampleText(path.join(folder, 'slim'))
     output.result({ rows, prompt: PROMPT, text }, [
       'A 5.2 M-parameter Llama trained on public-domain books; linear layers in 2 bits, groups of 32;',
-      `perplexity on the first 32,768 tokens of its held-out text, windows of ${SEQ_LEN}.`,
+      `perplexity on the first 32,768 tokens of its held-out text, windows of ${SEQ_LEN};`,
+      `tokens a second of a prompt of ${SPEED.promptTokens}, and of ${SPEED.generateTokens} made one by one.`,
       '',
       ...table(
-        ['method', 'stored bits a weight', 'file', 'perplexity', 'time'],
+        ['method', 'stored bits a weight', 'file', 'perplexity', 'prompt', 'decode', 'time'],
         rows.map((row) => [
           row.name,
           row.storedBitsPerWeight.toFixed(3),
           bytes(row.fileBytes),
           row.perplexity.toFixed(2),
+          `${row.promptRate.toFixed(0)} t/s`,
+          `${row.generateRate.toFixed(0)} t/s`,
           row.seconds === null ? '–' : duration(row.seconds),
         ]),
       ),
@@ -84,7 +94,7 @@ async function runDemo(threads: number | undefined, { output, signal }: Context)
     await rm(folder, { recursive: true, force: true })
   }
 
-  async function measure(source: string): Promise<{ perplexity: number; fileBytes: number }> {
+  async function measure(source: string): Promise<Measured> {
     await using model = await loadModel(source, { threads, signal })
     const { perplexity } = await evaluatePerplexity(model, {
       file: path.join(demo, 'heldout.txt'),
@@ -93,7 +103,13 @@ async function runDemo(threads: number | undefined, { output, signal }: Context)
       onProgress: showWindows(output, 2),
       signal,
     })
-    return { perplexity, fileBytes: await weightBytes(source) }
+    const { prompt, generate } = await measureSpeed(model, { ...SPEED, signal })
+    return {
+      perplexity,
+      fileBytes: await weightBytes(source),
+      promptRate: prompt!.median,
+      generateRate: generate!.median,
+    }
   }
 
   async function sampleText(source: string): Promise<string> {

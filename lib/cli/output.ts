@@ -24,6 +24,12 @@ export class Output {
     else process.stdout.write(`${lines.join('\n')}\n`)
   }
 
+  /** A part of the data, for people: without an end of line. */
+  text(text: string): void {
+    this.#clearBar()
+    if (!this.json) process.stdout.write(text)
+  }
+
   /** One NDJSON line; nothing without --json. */
   event(event: string, fields: Record<string, unknown>): void {
     if (this.json) process.stdout.write(`${JSON.stringify({ event, ...fields })}\n`)

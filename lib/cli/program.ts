@@ -1,6 +1,7 @@
 /** The command line as commander has it: every subcommand with its flags. */
 import { Command } from 'commander'
 import { packageVersion } from '../version.js'
+import { benchCommand } from './bench.js'
 import { demoCommand } from './demo.js'
 import { doctorCommand } from './doctor.js'
 import { evalCommand } from './eval.js'
@@ -18,6 +19,7 @@ export function slimllmProgram(): Command {
     quantizeCommand,
     evalCommand,
     generateCommand,
+    benchCommand,
     inspectCommand,
     doctorCommand,
     demoCommand,

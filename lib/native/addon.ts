@@ -400,6 +400,13 @@ export interface GemmOperand {
   layout: 'rows' | 'reader' | 'columns'
 }
 
+/** The right and the duty to load a model that threads share. */
+export interface NativeModelClaim {
+  publish(model: NativeDecoderModel): void
+  /** Gives the claim back, if nothing was published. */
+  dispose(): void
+}
+
 export interface NativeAddon {
   /** Errors of this environment (main thread or worker) are made by this function from now on. */
   setErrorFactory(make: (code: SlimErrorCode, message: string, details: SlimErrorDetails) => Error): void
@@ -502,6 +509,13 @@ export interface NativeAddon {
   DecoderBlock: new (spec: BlockSpec, weights: BlockWeights) => NativeDecoderBlock
   DecoderModel: new (parts: ModelParts) => NativeDecoderModel
   Sampler: new (options: SamplerOptions) => NativeSampler
+  /**
+   * The model that a thread of this process has published under the key; or a claim, where none has: the caller loads
+   * it; or null, while another thread does.
+   */
+  sharedModel(key: string): NativeDecoderModel | NativeModelClaim | null
+  /** Internal to tests: how many objects of all threads use each of the models that are shared. */
+  sharedModels(): Record<string, number>
   /** States [ids.length, hidden] float32 before the first block, of whole sequences of `sequenceLength` tokens. */
   embedTokens(
     ids: Int32Array,

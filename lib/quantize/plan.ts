@@ -1,5 +1,4 @@
 /** What happens to every linear layer: its bits and group size, or that it is kept. */
-import picomatch from 'picomatch'
 import type { DecoderSpec, LinearSpec } from '../architecture/spec.js'
 import { SlimError } from '../errors.js'
 import { isObject, readJson } from '../files.js'
@@ -109,9 +108,20 @@ function givenBits(bitMap: BitMap, linear: LinearSpec, groupSize: number): Uint8
   return Uint8Array.from(given)
 }
 
-/** Dots part a layer's name as slashes part a path. */
-function layerGlob(glob: string): (name: string) => boolean {
-  const asPath = (text: string) => text.replaceAll('.', '/')
-  const match = picomatch(asPath(glob))
-  return (name) => match(asPath(name))
+/** `*` is any text within a dotted part of a layer's name, `**` any number of parts, `{q,k}` one of those. */
+function layerGlob(glob: string): (layer: string) => boolean {
+  const escaped = (text: string) => text.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&')
+  // Every part ends in a dot, of the name too, so that "**" may stand for none.
+  const pattern = `${glob}.`.replace(
+    /(?<=^|\.)\*\*\.|\*+|\{([^{}]*)\}|[^*]/g,
+    (found: string, alternatives?: string) => {
+      if (found === '**.') return '(?:[^.]+\\.)*'
+      if (found.startsWith('*')) return '[^.]*'
+      return alternatives === undefined
+        ? escaped(found)
+        : `(?:${alternatives.split(',').map(escaped).join('|')})`
+    },
+  )
+  const name = new RegExp(`^${pattern}$`)
+  return (layer) => name.test(`${layer}.`)
 }

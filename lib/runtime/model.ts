@@ -2,10 +2,29 @@
 import type { DecoderSpec } from '../architecture/spec.js'
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
 import { SlimError } from '../errors.js'
-import { addon, type NativeDecoderBlock, type NativeDecoderModel, run } from '../native/addon.js'
+import {
+  type Activations,
+  addon,
+  type NativeDecoderBlock,
+  type NativeDecoderModel,
+  run,
+} from '../native/addon.js'
 import { checkDevice, checkThreads, type Device } from '../native/device.js'
 import { Handles } from '../native/handles.js'
-import { type GeneratedToken, type GenerateOptions, generateTokens } from './generate.js'
+import type { ChatMessage } from './chat_template.js'
+import type { GenerateOptions } from './generate_options.js'
+import { type Generation, SequenceGeneration } from './generation.js'
+import type { Scheduler } from './scheduler.js'
+import {
+  BatchSession,
+  beginChat,
+  beginText,
+  type ChatOptions,
+  openBatch,
+  type Session,
+  type SessionOptions,
+} from './session.js'
+import { modelKey, shareModel } from './shared_model.js'
 import { checkTokenIds } from './token_ids.js'
 import { loadTokenizer, type Tokenizer } from './tokenizer.js'
 import { checkpointSpec, loadBlockWeights, loadEmbedding, loadMatrix, loadNorm } from './weights.js'
@@ -14,6 +33,11 @@ export interface LoadOptions {
   device?: Device
   /** Threads of the native code (default: all cores). */
   threads?: number
+  /**
+   * How packed layers are multiplied: with inputs rounded to int8, one scale a group (default), or exactly in float32,
+   * which is slower.
+   */
+  activations?: Activations
   /** Ends the loading between two blocks. */
   signal?: AbortSignal
 }
@@ -25,23 +49,40 @@ const MOST_ARRAY_BYTES = 2 ** 32 - 1
 export async function loadModel(source: string, options: LoadOptions = {}): Promise<Model> {
   checkDevice(options.device)
   const threads = checkThreads(options.threads)
+  const { activations = 'int8' } = options
+  if (activations !== 'int8' && activations !== 'float32')
+    throw SlimError.invalidArgument('activations', "'int8' or 'float32'", activations)
   const checkpoint = await openCheckpoint(source, { threads })
   try {
     const spec = checkpointSpec(checkpoint)
-    using blocks = new Handles()
-    const natives: NativeDecoderBlock[] = []
-    for (const block of spec.blocks) {
-      if (options.signal?.aborted)
-        throw new SlimError('SLIM_ABORTED', `Loading ${source} was aborted`, { cause: options.signal.reason })
-      using handles = new Handles()
-      const weights = handles.ownBlock(await loadBlockWeights(checkpoint, block))
-      natives.push(blocks.own(new (addon().DecoderBlock)(block.spec, weights)))
-    }
-    return new Model(checkpoint, spec, await buildDecoder(checkpoint, spec, natives), threads)
+    const key = await modelKey(checkpoint, { activations })
+    const native = await shareModel(
+      key,
+      () => loadDecoder(checkpoint, spec, { ...options, activations }),
+      options.signal,
+    )
+    return new Model(checkpoint, spec, native, threads)
   } catch (error) {
     checkpoint.dispose()
     throw SlimError.from(error, { file: source })
   }
+}
+
+async function loadDecoder(
+  checkpoint: Checkpoint,
+  spec: DecoderSpec,
+  { activations, signal }: LoadOptions,
+): Promise<NativeDecoderModel> {
+  using blocks = new Handles()
+  const natives: NativeDecoderBlock[] = []
+  for (const block of spec.blocks) {
+    if (signal?.aborted)
+      throw new SlimError('SLIM_ABORTED', `Loading ${checkpoint.path} was aborted`, { cause: signal.reason })
+    using handles = new Handles()
+    const weights = handles.ownBlock(await loadBlockWeights(checkpoint, block))
+    natives.push(blocks.own(new (addon().DecoderBlock)(block.spec, weights)))
+  }
+  return await buildDecoder(checkpoint, spec, natives, activations)
 }
 
 /** The native model around given blocks, which it shares. */
@@ -49,6 +90,7 @@ export async function buildDecoder(
   checkpoint: Checkpoint,
   spec: DecoderSpec,
   blocks: NativeDecoderBlock[],
+  activations: Activations = 'float32',
 ): Promise<NativeDecoderModel> {
   using handles = new Handles()
   const { finalNorm, head, vocabSize: rows, hiddenSize: cols } = spec
@@ -63,12 +105,15 @@ export async function buildDecoder(
       ? parts.embedding
       : handles.own(await loadMatrix(checkpoint, { name: head.name, rows, cols })),
     logitSoftcap: spec.logitSoftcap,
+    activations,
   })
 }
 
 export class Model implements AsyncDisposable {
   #tokenizer?: Tokenizer
   #native: NativeDecoderModel | null
+  /** What has caches of this model. */
+  readonly #holders = new Set<Scheduler>()
 
   /** Made by loadModel. */
   constructor(
@@ -106,17 +151,31 @@ export class Model implements AsyncDisposable {
     return run(this.native.logits(ids, this.threads), options.signal)
   }
 
-  /** Continues a prompt; `break` or the signal ends it. */
-  generate(
-    prompt: string | ArrayLike<number>,
-    options: GenerateOptions = {},
-  ): AsyncGenerator<GeneratedToken> {
-    return generateTokens(this, prompt, options)
+  /** Continues a prompt; `break` or the signal ends it. A text gets special tokens, token ids are taken as they are. */
+  generate(prompt: string | ArrayLike<number>, { kvCache, ...options }: GenerateOptions = {}): Generation {
+    return new SequenceGeneration(() => beginText(this.#batchOfOne(kvCache), prompt, options))
+  }
+
+  /** Answers a chat, in the words of the model's chat template. */
+  chat(messages: readonly ChatMessage[], { kvCache, ...options }: ChatOptions = {}): Generation {
+    return new SequenceGeneration(() => beginChat(this.#batchOfOne(kvCache), messages, options))
+  }
+
+  /** For many texts at once, and for chats whose turns reuse what was computed for those before. */
+  session(options: SessionOptions = {}): Session {
+    return new BatchSession(this, options, this.#holders)
+  }
+
+  /** It holds nothing once its one sequence has ended. */
+  #batchOfOne(kvCache: GenerateOptions['kvCache']) {
+    return openBatch(this, { maxSequences: 1, keptCaches: 0, kvCache }, this.#holders)
   }
 
   async dispose(): Promise<void> {
-    this.#native?.dispose()
+    const native = this.#native
     this.#native = null
+    await Promise.all([...this.#holders].map((scheduler) => scheduler.dispose()))
+    native?.dispose()
     this.checkpoint.dispose()
   }
 

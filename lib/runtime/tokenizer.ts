@@ -3,6 +3,7 @@ import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import { SlimError } from '../errors.js'
 import { isObject } from '../files.js'
+import { type ChatMessage, ChatTemplate, type ChatTemplateOptions } from './chat_template.js'
 import { exactTokenizer } from './pre_tokenizer.js'
 
 export interface EncodeOptions {
@@ -19,6 +20,8 @@ export interface Tokenizer {
   encode(text: string, options?: EncodeOptions): Int32Array
   /** Ids that are no token give no text. */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string
+  /** The prompt of a chat, as the template that came with the model has it; it spells out its special tokens. */
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions): string
   /** Tokens that end a text: of the generation configuration, the model's and the tokenizer's, without repetition. */
   readonly eosTokenIds: readonly number[]
   readonly bosTokenId: number | null
@@ -26,10 +29,12 @@ export interface Tokenizer {
   readonly vocabSize: number
 }
 
-/** tokenizer.json and tokenizer_config.json; config.json and generation_config.json where there is a model. */
+/** tokenizer.json, tokenizer_config.json and chat_template.jinja; config.json and generation_config.json where there is a model. */
 export interface TokenizerSource {
   json: Record<string, unknown>
   config: Record<string, unknown>
+  /** Goes before the chat template of `config`. */
+  chatTemplate?: string
   modelConfig?: Readonly<Record<string, unknown>>
   generationConfig?: Readonly<Record<string, unknown>>
   /** For error messages. */
@@ -54,11 +59,13 @@ class JsonTokenizer implements Tokenizer {
   readonly bosTokenId: number | null
   readonly vocabSize: number
   private readonly tokenizer: HuggingFaceTokenizer
+  private readonly chatTemplate: ChatTemplate
   private readonly cleanUp: boolean
 
   constructor({
     json,
     config,
+    chatTemplate,
     modelConfig = {},
     generationConfig = {},
     path = 'tokenizer.json',
@@ -76,6 +83,7 @@ class JsonTokenizer implements Tokenizer {
         },
       )
     }
+    this.chatTemplate = new ChatTemplate(chatTemplate ?? config.chat_template, config, path)
     this.cleanUp = config.clean_up_tokenization_spaces === true
     this.vocabSize = maxId(this.tokenizer) + 1
     this.eosTokenIds = [
@@ -97,6 +105,10 @@ class JsonTokenizer implements Tokenizer {
   encode(text: string, { addSpecialTokens = false }: EncodeOptions = {}): Int32Array {
     if (typeof text !== 'string') throw SlimError.invalidArgument('text', 'a string', typeof text)
     return Int32Array.from(this.tokenizer.encode(text, { add_special_tokens: addSpecialTokens }).ids)
+  }
+
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions): string {
+    return this.chatTemplate.render(messages, options)
   }
 
   decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: DecodeOptions = {}): string {

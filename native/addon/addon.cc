@@ -7,12 +7,13 @@
 
 namespace slim::addon {
 
-void registerGemm(Napi::Object exports);                    // gemm_functions.cc
-void registerHessian(Napi::Env env, Napi::Object exports);  // hessian_object.cc
-void registerPacked(Napi::Env env, Napi::Object exports);   // packed_object.cc
-void registerPackedCase(Napi::Object exports);              // packed_case.cc
-void registerQuant(Napi::Object exports);                   // quant_functions.cc
-void registerDecoder(Napi::Env env, Napi::Object exports);  // decoder_object.cc
+void registerGemm(Napi::Object exports);                         // gemm_functions.cc
+void registerHessian(Napi::Env env, Napi::Object exports);       // hessian_object.cc
+void registerPacked(Napi::Env env, Napi::Object exports);        // packed_object.cc
+void registerPackedCase(Napi::Object exports);                   // packed_case.cc
+void registerQuant(Napi::Object exports);                        // quant_functions.cc
+void registerDecoder(Napi::Env env, Napi::Object exports);       // decoder_object.cc
+void registerSharedModels(Napi::Env env, Napi::Object exports);  // shared_models.cc
 
 // setErrorFactory((code, message, details) => Error)
 static Napi::Value setErrorFactory(const Napi::CallbackInfo& info) {
@@ -31,6 +32,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   registerPackedCase(exports);
   registerQuant(exports);
   registerDecoder(env, exports);
+  registerSharedModels(env, exports);
   return exports;
 }
 

@@ -73,8 +73,16 @@ std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name) {
 }
 
 DecoderModelObject::DecoderModelObject(const Napi::CallbackInfo& info) : NativeObject(info) {
-  guarded(info.Env(), [&] { throwIfError(info.Env(), DecoderModel::make(asParts(info[0]), model_)); });
+  if (info[0].IsExternal())
+    model_ = *info[0].As<Napi::External<std::shared_ptr<DecoderModel>>>().Data();
+  else
+    guarded(info.Env(), [&] { throwIfError(info.Env(), DecoderModel::make(asParts(info[0]), model_)); });
   info.This().As<Napi::Object>().TypeTag(&kModelTag);
+}
+
+Napi::Value DecoderModelObject::wrap(Napi::Env env, std::shared_ptr<DecoderModel> model) {
+  return env.GetInstanceData<AddonData>()->decoderModel.New(
+      {Napi::External<std::shared_ptr<DecoderModel>>::New(env, &model)});
 }
 
 std::shared_ptr<DecoderModel> DecoderModelObject::get(const Napi::Value& value) {

@@ -96,7 +96,9 @@ Napi::Value attentionFunction(const Napi::CallbackInfo& info) {
 
 void registerDecoder(Napi::Env env, Napi::Object exports) {
   exports.Set("DecoderBlock", DecoderBlockObject::define(env));
-  exports.Set("DecoderModel", DecoderModelObject::define(env));
+  const auto decoderModel = DecoderModelObject::define(env);
+  exports.Set("DecoderModel", decoderModel);
+  env.GetInstanceData<AddonData>()->decoderModel = Napi::Persistent(decoderModel);
   exports.Set("Sampler", SamplerObject::define(env));
   env.GetInstanceData<AddonData>()->kvCache = Napi::Persistent(KvCacheObject::define(env));
   exportFunction<embedTokens>(exports, "embedTokens");

@@ -59,6 +59,8 @@ class KvCacheObject : public NativeObject<KvCacheObject> {
 class DecoderModelObject : public NativeObject<DecoderModelObject> {
  public:
   explicit DecoderModelObject(const Napi::CallbackInfo& info);
+  /// Another object of the same model.
+  static Napi::Value wrap(Napi::Env env, std::shared_ptr<DecoderModel> model);
   static std::shared_ptr<DecoderModel> get(const Napi::Value& value);
   static Napi::Function define(Napi::Env env);
 

@@ -1,8 +1,14 @@
+/** Generation on the demo model, against its logits. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { type GeneratedToken, loadModel, loadTokenizer, type Model, type Tokenizer } from '../../lib/index.js'
-import type { StepSequence } from '../../lib/native/addon.js'
-import { generateTokens } from '../../lib/runtime/generate.js'
+import {
+  type GeneratedToken,
+  type GenerateOptions,
+  loadModel,
+  type Model,
+  type SequenceOptions,
+} from '../../lib/index.js'
 import { demo, rejection } from '../support/demo.js'
+import { letterTokenizer, scriptedModel } from '../support/scripted_model.js'
 
 let model: Model
 beforeAll(async () => {
@@ -10,50 +16,103 @@ beforeAll(async () => {
 })
 afterAll(() => model.dispose())
 
-describe('generate', () => {
-  const collect = async (options: object) => {
-    const out: GeneratedToken[] = []
-    for await (const token of model.generate('The old man', { maxTokens: 20, ...options })) out.push(token)
-    return out
-  }
+async function collect(prompt: string, options: GenerateOptions = {}): Promise<GeneratedToken[]> {
+  const out: GeneratedToken[] = []
+  for await (const token of model.generate(prompt, { maxTokens: 20, ...options })) out.push(token)
+  return out
+}
+const idsOf = (tokens: GeneratedToken[]) => tokens.map(({ tokenId }) => tokenId).join()
 
+describe('generate', () => {
   it('is greedy by default: each token is the likeliest after those before it', async () => {
-    const tokens = await collect({})
+    const tokens = await collect('The old man', { kvCache: 'f32', logprobs: 3 })
     const ids = [...model.tokenizer.encode('The old man'), ...tokens.map((token) => token.tokenId)]
     const logits = await model.logits(ids)
     const first = ids.length - tokens.length
-    tokens.forEach(({ tokenId, logprob }, i) => {
+    tokens.forEach(({ tokenId, logprob, top }, i) => {
       const row = logits.subarray((first + i - 1) * 2048, (first + i) * 2048)
       expect(row[tokenId]).toBeGreaterThan(Math.max(...row) - 1e-3)
-      expect(logprob).toBeCloseTo(row[tokenId]! - Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0)), 3)
+      const logZ = Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0))
+      expect(logprob).toBeCloseTo(row[tokenId]! - logZ, 3)
+      const order = Array.from(row.keys()).sort((a, b) => row[b]! - row[a]!)
+      expect(top!.map((one) => one.tokenId)).toEqual(order.slice(0, 3))
+      for (const one of top!) expect(one.logprob).toBeCloseTo(row[one.tokenId]! - logZ, 3)
     })
     expect(tokens.map((token) => token.text).join('')).toBe(model.tokenizer.decode(ids.slice(first)))
   })
 
   it('draws the same with the same seed, other text with another', async () => {
-    const text = async (seed: number) =>
-      (await collect({ temperature: 1, seed })).map((t) => t.tokenId).join()
-    expect(await text(1)).toBe(await text(1))
-    expect(await text(1)).not.toBe(await text(2))
-    const greedy = (await collect({})).map((t) => t.tokenId).join()
-    expect((await collect({ temperature: 1, topP: 1e-9 })).map((t) => t.tokenId).join()).toBe(greedy)
+    const draw = async (options: GenerateOptions) =>
+      idsOf(await collect('The old man', { temperature: 1, ...options }))
+    expect(await draw({ seed: 1 })).toBe(await draw({ seed: 1 }))
+    expect(await draw({ seed: 1 })).not.toBe(await draw({ seed: 2 }))
+    const greedy = idsOf(await collect('The old man'))
+    for (const narrow of [{ topP: 1e-9 }, { topK: 1 }, { minP: 1 }]) expect(await draw(narrow)).toBe(greedy)
+  })
+
+  it('a repetition penalty keeps off the tokens of the prompt and of the text', async () => {
+    const prompt = 'the sea and the sea and the sea and'
+    const seen = new Set(model.tokenizer.encode(prompt))
+    for (const { tokenId } of await collect(prompt, { repetitionPenalty: 1e6, repetitionWindow: 100 })) {
+      expect(seen.has(tokenId)).toBe(false)
+      seen.add(tokenId)
+    }
+  })
+
+  it('ends at a stop string, across the borders of tokens', async () => {
+    const whole = (await collect('The old man', { maxTokens: 30 })).map(({ text }) => text).join('')
+    const stop = whole.slice(20, 33)
+    const generation = model.generate('The old man', { maxTokens: 30, stop: [stop, 'never'] })
+    let text = ''
+    for await (const token of generation) text += token.text
+    expect(text).toBe(whole.slice(0, whole.indexOf(stop)))
+    expect(generation.finishReason).toBe('stop')
+  })
+
+  it('keeps keys and values in three ways that agree for a while', async () => {
+    const texts = await Promise.all(
+      (['f32', 'f16', 'int8'] as const).map(async (kvCache) =>
+        idsOf(await collect('The old man', { kvCache, maxTokens: 6 })),
+      ),
+    )
+    expect(new Set(texts).size).toBe(1)
   })
 
   it('stops when told to, and refuses what makes no sense', async () => {
     const controller = new AbortController()
     controller.abort()
-    expect(await rejection(collect({ signal: controller.signal }))).toMatchObject({ code: 'SLIM_ABORTED' })
+    expect(await rejection(collect('a', { signal: controller.signal }))).toMatchObject({
+      code: 'SLIM_ABORTED',
+    })
     for (const [options, parameter] of [
       [{ maxTokens: -1 }, 'maxTokens'],
+      [{ maxTokens: 1.5 }, 'maxTokens'],
       [{ temperature: -1 }, 'temperature'],
+      [{ temperature: Number.NaN }, 'temperature'],
       [{ topP: 0 }, 'topP'],
+      [{ topK: -1 }, 'topK'],
+      [{ minP: 2 }, 'minP'],
+      [{ repetitionPenalty: 0 }, 'repetitionPenalty'],
+      [{ repetitionWindow: -1 }, 'repetitionWindow'],
       [{ seed: Number.NaN }, 'seed'],
+      [{ stop: '' }, 'stop'],
+      [{ stop: ['a', 5] }, 'stop'],
+      [{ logprobs: 21 }, 'logprobs'],
+      [{ kvCache: 'F16' }, 'kvCache'],
+      [{ max_tokens: 5 }, 'max_tokens'],
     ] as const)
-      expect(await rejection(collect(options))).toMatchObject({ code: 'SLIM_INVALID_ARGUMENT', parameter })
-    await model.dispose()
-    await model.dispose()
-    expect(await rejection(collect({}))).toMatchObject({ code: 'SLIM_DISPOSED' })
-    model = await loadModel(demo, { threads: 2 })
+      expect(await rejection(collect('a', options as never))).toMatchObject({
+        code: 'SLIM_INVALID_ARGUMENT',
+        parameter,
+      })
+    expect(await rejection(collect('a', { maxTokens: 1024 }))).toMatchObject({ code: 'SLIM_CONTEXT_LENGTH' })
+  })
+
+  it('ends with the model', async () => {
+    const short = await loadModel(demo)
+    await short.dispose()
+    await short.dispose()
+    expect(await rejection(short.generate('a').next())).toMatchObject({ code: 'SLIM_DISPOSED' })
   })
 
   it('checks the token ids of a prompt', async () => {
@@ -68,42 +127,6 @@ describe('generate', () => {
         parameter,
       })
   })
-})
-
-/** A stand-in for a native model that continues every prompt with these tokens; it keeps what it was given. */
-function scripted(tokenizer: Tokenizer, continuation: number[]) {
-  const given: Int32Array[] = []
-  let made = 0
-  const native = {
-    cache: () => ({ dispose() {} }),
-    step: ([{ ids }]: [StepSequence]) => {
-      given.push(ids)
-      const token = { tokenId: continuation[made++]!, logprob: 0, top: [] }
-      return { promise: Promise.resolve([token]), cancel() {} }
-    },
-  }
-  const spec = { vocabSize: tokenizer.vocabSize, positions: null }
-  return { model: { tokenizer, native, spec, threads: 1 } as unknown as Model, given }
-}
-
-describe('the prompt and the end of the text', () => {
-  const tokenizer = (bos: boolean) =>
-    loadTokenizer({
-      json: {
-        added_tokens: ['<s>', '</s>'].map((content, id) => ({ id, content, special: true })),
-        model: { type: 'BPE', vocab: { '<s>': 0, '</s>': 1, a: 2, b: 3 }, merges: [] },
-        decoder: { type: 'Fuse' },
-        post_processor: bos
-          ? {
-              type: 'TemplateProcessing',
-              single: [{ SpecialToken: { id: '<s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }],
-              pair: [{ Sequence: { id: 'A', type_id: 0 } }, { Sequence: { id: 'B', type_id: 1 } }],
-              special_tokens: { '<s>': { id: '<s>', ids: [0], tokens: ['<s>'] } },
-            }
-          : null,
-      },
-      config: { bos_token: '<s>', eos_token: '</s>' },
-    })
 
   it.each([
     [true, 'ab', [0, 2, 3]],
@@ -112,19 +135,44 @@ describe('the prompt and the end of the text', () => {
     [false, 'ab', [2, 3]],
     [true, [2, 3], [2, 3]],
   ])('with a post-processor: %s, the prompt %j is read as %j', async (bos, prompt, ids) => {
-    const { model, given } = scripted(tokenizer(bos), [2])
-    await generateTokens(model, prompt, { maxTokens: 1 }).next()
-    expect([...given[0]!]).toEqual(ids)
+    const { model: scripted, steps } = scriptedModel({ tokenizer: letterTokenizer(bos) })
+    await scripted.generate(prompt, { maxTokens: 1 }).next()
+    expect(steps[0]!.sequences[0]!.ids).toEqual(ids)
   })
+})
 
-  it("yields the token that ends the text without that token's own text", async () => {
-    const { model } = scripted(tokenizer(true), [2, 3, 1, 2])
+describe('a session', () => {
+  const requests: [string, SequenceOptions][] = [
+    ['The old man', {}],
+    ['It was a bright morning, and', { temperature: 0.8, seed: 3, topP: 0.9 }],
+    ['The old man went', { temperature: 1, seed: 4, minP: 0.05 }],
+    ['In the beginning of years, when the world was so new and all,', { repetitionPenalty: 1.3 }],
+    ['The', { temperature: 1.2, topK: 40, seed: 5 }],
+    ['The old man and the sea, and the ship, and the captain of the ship, who', {}],
+  ]
+
+  it('makes the tokens that one after the other makes', async () => {
+    const alone = []
+    for (const [prompt, options] of requests)
+      alone.push(idsOf(await collect(prompt, { ...options, maxTokens: 24 })))
+    await using session = model.session({ maxSequences: 4, promptChunk: 8 })
+    const together = await Promise.all(
+      requests.map(async ([prompt, options], i) => {
+        const tokens: GeneratedToken[] = []
+        for await (const token of session.generate(prompt, { ...options, maxTokens: 24 })) {
+          tokens.push(token)
+          // Consumers of different speeds.
+          if (i % 2) await new Promise((resolve) => setTimeout(resolve, i))
+        }
+        return idsOf(tokens)
+      }),
+    )
+    expect(together).toEqual(alone)
+    // Again, on what the caches have kept.
+    const again = session.generate(...requests[5]!)
     const tokens: GeneratedToken[] = []
-    for await (const token of generateTokens(model, 'a', {})) tokens.push(token)
-    expect(tokens.map(({ text, tokenId }) => [text, tokenId])).toEqual([
-      ['a', 2],
-      ['b', 3],
-      ['', 1],
-    ])
+    for await (const token of again) if (tokens.push(token) === 24) break
+    expect(again.reusedTokens).toBeGreaterThan(10)
+    expect(idsOf(tokens)).toBe(alone[5])
   })
 })
