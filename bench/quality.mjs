@@ -104,7 +104,8 @@ function slimllm(...args) {
   return JSON.parse(last)
 }
 
-const windows = ['--file', flags.test, '--seq-len', flags['seq-len']]
+/** Quantization is measured, not the runtime's rounding of activations. */
+const windows = ['--file', flags.test, '--seq-len', flags['seq-len'], '--activations', 'float32']
 const evaluate = (source, file = flags.test) =>
   slimllm('eval', source, ...windows.with(1, file), '--max-tokens', flags['max-tokens'])
 /** The divergence from the original on the first --kl-tokens; one run gives both where they are all tokens. */

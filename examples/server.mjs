@@ -60,7 +60,7 @@ async function handle(request, response) {
       return response.writeHead(404).end()
     let text = ''
     for await (const part of request.setEncoding('utf8')) text += part
-    await complete(JSON.parse(text), response, gone.signal)
+    await complete(JSON.parse(text) ?? {}, response, gone.signal)
   } catch (error) {
     if (gone.signal.aborted || response.headersSent) return response.destroy()
     const isTheirs = THEIRS.includes(error.code) || error instanceof SyntaxError

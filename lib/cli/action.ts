@@ -1,5 +1,6 @@
 /** What every subcommand shares: --json, Ctrl-C, exit codes, and options that are numbers. */
-import { type Command, InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { LoadOptions } from '../runtime/model.js'
 import { FlagNames } from './flags.js'
 import { Output } from './output.js'
 
@@ -40,4 +41,17 @@ export function decimal(text: string): number {
 /** The process's largest resident memory. */
 export function peakMemoryBytes(): number {
   return process.resourceUsage().maxRSS * 1024
+}
+
+export const deviceOption = () =>
+  new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto')
+
+export const activationsOption = () =>
+  new Option('--activations <type>', 'inputs of packed layers: rounded to int8, or exact and slower')
+    .choices(['int8', 'float32'])
+    .default('int8')
+
+/** What the flags say of loading a model. */
+export function loading({ device, activations, threads }: LoadOptions, signal: AbortSignal): LoadOptions {
+  return { device, activations, threads, signal }
 }

@@ -5,7 +5,15 @@ import { readManifest } from '../packed/manifest.js'
 import { KV_CACHE_DTYPES, type KvCacheType } from '../runtime/generate_options.js'
 import { type LoadOptions, loadModel, type Model } from '../runtime/model.js'
 import { measureSpeed, type Speed } from '../runtime/speed.js'
-import { act, type Context, peakMemoryBytes, wholeNumber } from './action.js'
+import {
+  act,
+  activationsOption,
+  type Context,
+  deviceOption,
+  loading,
+  peakMemoryBytes,
+  wholeNumber,
+} from './action.js'
 import { bytes, table } from './output.js'
 
 interface Flags extends LoadOptions {
@@ -32,7 +40,8 @@ export function benchCommand(): Command {
         .choices(['f16', 'int8', 'f32'])
         .default('f16'),
     )
-    .addOption(new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto'))
+    .addOption(deviceOption())
+    .addOption(activationsOption())
     .option('--threads <n>', 'threads (default: all cores)', wholeNumber)
     .option('--json', 'NDJSON on stdout')
     .action((source: string, flags: Flags, command: Command) =>
@@ -42,7 +51,7 @@ export function benchCommand(): Command {
 
 async function runBench(source: string, flags: Flags, { output, signal }: Context): Promise<void> {
   const { promptTokens, generateTokens, repeats, kvCache } = flags
-  await using model = await loadModel(source, { device: flags.device, threads: flags.threads, signal })
+  await using model = await loadModel(source, loading(flags, signal))
   const { prompt, generate } = await measureSpeed(model, {
     promptTokens,
     generateTokens,

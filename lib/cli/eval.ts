@@ -1,8 +1,16 @@
-import { Command, Option } from 'commander'
+import { Command } from 'commander'
 import { type EvaluateOptions, evaluatePerplexity } from '../evaluate/perplexity.js'
 import { readManifest } from '../packed/manifest.js'
 import { type LoadOptions, loadModel } from '../runtime/model.js'
-import { act, type Context, peakMemoryBytes, wholeNumber } from './action.js'
+import {
+  act,
+  activationsOption,
+  type Context,
+  deviceOption,
+  loading,
+  peakMemoryBytes,
+  wholeNumber,
+} from './action.js'
 import { duration, type Output } from './output.js'
 
 interface Flags extends LoadOptions {
@@ -24,7 +32,8 @@ export function evalCommand(): Command {
     )
     .option('--max-tokens <n>', 'use the first n tokens only', wholeNumber)
     .option('--reference <model>', 'the original, to compare distributions with')
-    .addOption(new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto'))
+    .addOption(deviceOption())
+    .addOption(activationsOption())
     .option('--threads <n>', 'threads (default: all cores)', wholeNumber)
     .option('--json', 'NDJSON on stdout')
     .action((source: string, flags: Flags, command: Command) =>
@@ -33,8 +42,10 @@ export function evalCommand(): Command {
 }
 
 async function runEval(source: string, flags: Flags, { output, signal }: Context): Promise<void> {
-  await using model = await loadModel(source, { ...flags, signal })
-  await using reference = flags.reference ? await loadModel(flags.reference, { ...flags, signal }) : undefined
+  await using model = await loadModel(source, loading(flags, signal))
+  await using reference = flags.reference
+    ? await loadModel(flags.reference, loading(flags, signal))
+    : undefined
   const { file, seqLen, maxTokens } = flags
   const result = await evaluatePerplexity(model, {
     file,

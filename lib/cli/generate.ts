@@ -4,7 +4,15 @@ import type { ChatMessage } from '../runtime/chat_template.js'
 import type { KvCacheType } from '../runtime/generate_options.js'
 import { type LoadOptions, loadModel } from '../runtime/model.js'
 import type { SequenceOptions } from '../runtime/session.js'
-import { act, type Context, decimal, wholeNumber } from './action.js'
+import {
+  act,
+  activationsOption,
+  type Context,
+  decimal,
+  deviceOption,
+  loading,
+  wholeNumber,
+} from './action.js'
 import { converse } from './chat.js'
 import type { Output } from './output.js'
 import { type Shown, show } from './show.js'
@@ -61,7 +69,8 @@ export function generateCommand(): Command {
         .choices(['f16', 'int8', 'f32'])
         .default('f16'),
     )
-    .addOption(new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto'))
+    .addOption(deviceOption())
+    .addOption(activationsOption())
     .option('--threads <n>', 'threads (default: all cores)', wholeNumber)
     .option('--json', 'NDJSON on stdout')
     .action((source: string, flags: Flags, command: Command) =>
@@ -75,7 +84,7 @@ async function runGenerate(source: string, flags: Flags, { output, signal }: Con
     throw SlimError.invalidArgument('prompt', 'a text to continue', 'none', 'Or chat, with --chat')
   if (system !== undefined && !chat)
     throw SlimError.invalidArgument('system', 'no system message without --chat', system)
-  await using model = await loadModel(source, { device: flags.device, threads: flags.threads, signal })
+  await using model = await loadModel(source, loading(flags, signal))
   const options: SequenceOptions = Object.fromEntries(SEQUENCE_OPTIONS.map((name) => [name, flags[name]]))
   // The turns of a conversation begin with the same tokens: one cache is enough for all of them.
   await using session = model.session({ maxSequences: 1, keptCaches: 1, kvCache })
@@ -94,7 +103,7 @@ async function runGenerate(source: string, flags: Flags, { output, signal }: Con
 function finish(output: Output, shown: Shown): void {
   const { tokens, promptTokens, promptSeconds, seconds } = shown
   output.result({ ...shown }, [''])
-  const rate = (count: number, time: number) => (time > 0 ? (count / time).toFixed(1) : '–')
+  const rate = (count: number, time: number) => (time > 0 && count > 0 ? (count / time).toFixed(1) : '–')
   output.note(
     `prompt: ${promptTokens} tokens, ${rate(promptTokens, promptSeconds)} a second; ` +
       `text: ${tokens} tokens, ${rate(tokens - 1, seconds - promptSeconds)} a second`,

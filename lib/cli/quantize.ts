@@ -3,7 +3,7 @@ import { SlimError } from '../errors.js'
 import { readJson } from '../files.js'
 import type { LayerOverride, QuantizeOptions, QuantizeProgress } from '../quantize/options.js'
 import { type QuantizeReport, quantize } from '../quantize/pipeline.js'
-import { act, type Context, decimal, wholeNumber } from './action.js'
+import { act, type Context, decimal, deviceOption, wholeNumber } from './action.js'
 import { bytes, duration, type Output } from './output.js'
 
 interface Flags {
@@ -83,7 +83,7 @@ export function quantizeCommand(): Command {
     .option('--bit-map <file>', 'a slimllm.json whose group bits are used as they are')
     .option('--embedding-bits <n>', 'quantize the embedding table (kept by default)', wholeNumber)
     .option('--head-bits <n>', 'quantize an untied lm_head (kept by default)', wholeNumber)
-    .addOption(new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto'))
+    .addOption(deviceOption())
     .option('--threads <n>', 'threads (default: all cores)', wholeNumber)
     .option('--overwrite', 'replace a finished slimllm folder at the output')
     .option('--restart', 'discard an unfinished run at the output instead of continuing it')

@@ -60,10 +60,7 @@ const NUMBERS = {
   topK: [isWhole, 'a whole number from 0 (all tokens) up'],
   topP: [(p: unknown) => p !== 0 && isWithin(0, 1)(p), 'a number above 0, up to 1'],
   minP: [isWithin(0, 1), 'a number from 0 to 1'],
-  repetitionPenalty: [
-    (penalty: unknown) => penalty !== 0 && isWithin(0, Number.MAX_VALUE)(penalty),
-    'a number above 0',
-  ],
+  repetitionPenalty: [isWithin(1e-6, 1e6), 'a number from 1e-6 to 1e6 (1: none)'],
   repetitionWindow: [isWhole, 'a whole number from 0 up'],
   seed: [Number.isSafeInteger, 'a whole number'],
   logprobs: [
@@ -72,12 +69,22 @@ const NUMBERS = {
   ],
 } satisfies Partial<Record<keyof GenerateOptions, [(value: unknown) => boolean, string]>>
 
+/** The options, if they are an object. */
+export function givenOptions<T>(options: T): T {
+  if (!isObject(options)) throw SlimError.invalidArgument('options', 'an object', options)
+  return options
+}
+
 /** A misspelt option must not become a silent default. */
-export function checkNames(given: unknown, names: readonly string[]): void {
-  if (!isObject(given)) throw SlimError.invalidArgument('options', 'an object', given)
+export function checkNames(options: unknown, names: readonly string[]): void {
+  const given = givenOptions(options) as Record<string, unknown>
   const unknown = Object.keys(given).find((name) => !names.includes(name))
   if (unknown !== undefined)
-    throw SlimError.invalidArgument(unknown, `no such option (there are ${names.join(', ')})`, given[unknown])
+    throw SlimError.invalidArgument(
+      unknown,
+      `nothing by this name among the options (there are ${names.join(', ')})`,
+      given[unknown],
+    )
 }
 
 /** The options but kvCache, which is a session's. */

@@ -12,7 +12,7 @@ import {
 import { checkDevice, checkThreads, type Device } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import type { ChatMessage } from './chat_template.js'
-import type { GenerateOptions } from './generate_options.js'
+import { checkNames, type GenerateOptions, givenOptions } from './generate_options.js'
 import { type Generation, SequenceGeneration } from './generation.js'
 import type { Scheduler } from './scheduler.js'
 import {
@@ -47,6 +47,7 @@ const MOST_ARRAY_BYTES = 2 ** 32 - 1
 
 /** Opens a packed folder, a Hugging Face folder, or a GGUF file. */
 export async function loadModel(source: string, options: LoadOptions = {}): Promise<Model> {
+  checkNames(options, ['device', 'threads', 'activations', 'signal'])
   checkDevice(options.device)
   const threads = checkThreads(options.threads)
   const { activations = 'int8' } = options
@@ -58,7 +59,7 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
     const key = await modelKey(checkpoint, { activations })
     const native = await shareModel(
       key,
-      () => loadDecoder(checkpoint, spec, { ...options, activations }),
+      () => loadDecoder(checkpoint, spec, { ...options, threads, activations }),
       options.signal,
     )
     return new Model(checkpoint, spec, native, threads)
@@ -71,7 +72,7 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
 async function loadDecoder(
   checkpoint: Checkpoint,
   spec: DecoderSpec,
-  { activations, signal }: LoadOptions,
+  { activations, threads, signal }: LoadOptions & { threads: number },
 ): Promise<NativeDecoderModel> {
   using blocks = new Handles()
   const natives: NativeDecoderBlock[] = []
@@ -82,7 +83,14 @@ async function loadDecoder(
     const weights = handles.ownBlock(await loadBlockWeights(checkpoint, block))
     natives.push(blocks.own(new (addon().DecoderBlock)(block.spec, weights)))
   }
-  return await buildDecoder(checkpoint, spec, natives, activations)
+  const native = await buildDecoder(checkpoint, spec, natives, activations)
+  try {
+    await run(native.prepare(threads), signal)
+    return native
+  } catch (error) {
+    native.dispose()
+    throw error
+  }
 }
 
 /** The native model around given blocks, which it shares. */
@@ -152,13 +160,15 @@ export class Model implements AsyncDisposable {
   }
 
   /** Continues a prompt; `break` or the signal ends it. A text gets special tokens, token ids are taken as they are. */
-  generate(prompt: string | ArrayLike<number>, { kvCache, ...options }: GenerateOptions = {}): Generation {
-    return new SequenceGeneration(() => beginText(this.#batchOfOne(kvCache), prompt, options))
+  generate(prompt: string | ArrayLike<number>, options: GenerateOptions = {}): Generation {
+    const { kvCache, ...others } = givenOptions(options)
+    return new SequenceGeneration(() => beginText(this.#batchOfOne(kvCache), prompt, others))
   }
 
   /** Answers a chat, in the words of the model's chat template. */
-  chat(messages: readonly ChatMessage[], { kvCache, ...options }: ChatOptions = {}): Generation {
-    return new SequenceGeneration(() => beginChat(this.#batchOfOne(kvCache), messages, options))
+  chat(messages: readonly ChatMessage[], options: ChatOptions = {}): Generation {
+    const { kvCache, ...others } = givenOptions(options)
+    return new SequenceGeneration(() => beginChat(this.#batchOfOne(kvCache), messages, others))
   }
 
   /** For many texts at once, and for chats whose turns reuse what was computed for those before. */

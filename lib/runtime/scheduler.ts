@@ -9,7 +9,6 @@ import {
   type CacheDType,
   type NativeDecoderModel,
   type NativeJob,
-  type NativeKvCache,
   type SampledToken,
 } from '../native/addon.js'
 import { longestPrefix, PrefixCaches } from './prefix_caches.js'
@@ -130,7 +129,7 @@ export class Scheduler implements SequenceScheduler {
   #open(sequence: Sequence): void {
     const { prompt, maxTokens, options } = sequence
     // The last token is drawn, not run.
-    const cache = this.#makeCache(prompt.length + maxTokens - 1)
+    const cache = this.model().cache(prompt.length + maxTokens - 1, this.settings.cacheDType)
     sequence.cache = cache
     sequence.sampler = new (addon().Sampler)(options.sampler)
     sequence.sampler.accept(prompt)
@@ -141,19 +140,6 @@ export class Scheduler implements SequenceScheduler {
     cache.copyPrefix(prefix.source.cache, prefix.length)
     this.#kept.touch(prefix.source)
     sequence.reuse(prefix.length)
-  }
-
-  /** Caches that are kept make room for one that is needed. */
-  #makeCache(capacity: number): NativeKvCache {
-    const make = () => this.model().cache(capacity, this.settings.cacheDType)
-    try {
-      return make()
-    } catch (error) {
-      if (!(error instanceof SlimError && error.code === 'SLIM_OUT_OF_MEMORY') || this.#kept.size === 0)
-        throw error
-      this.#kept.clear()
-      return make()
-    }
   }
 
   /** One token of every sequence that goes on, and a chunk of prompts, divided evenly among those that enter. */
@@ -198,13 +184,24 @@ export class Scheduler implements SequenceScheduler {
     this.#job = null
     // Before those who wait for the step to end: what was run is in the caches.
     shares.forEach(({ sequence, count }, i) => {
-      sequence.advance(count, sampled[i]!)
+      try {
+        sequence.advance(count, sampled[i]!)
+      } catch (error) {
+        sequence.fail(error)
+      }
     })
     finished()
   }
 
-  /** No cache has changed: each is tried alone, so that the error goes to the sequence that it belongs to. */
+  /**
+   * No cache has changed. Caches that are kept make room where memory is short; otherwise each sequence is tried alone,
+   * so that the error goes to the one that it belongs to.
+   */
   async #stepFailed(shares: readonly Share[], error: unknown): Promise<void> {
+    if (error instanceof SlimError && error.code === 'SLIM_OUT_OF_MEMORY' && this.#kept.size > 0) {
+      this.#kept.clear()
+      return await this.#step(shares.filter(({ sequence }) => !sequence.ended))
+    }
     const going = shares.filter(({ sequence }) => !sequence.ended)
     if (shares.length === 1) going[0]?.sequence.fail(error)
     else for (const share of going) if (!share.sequence.ended) await this.#step([share])

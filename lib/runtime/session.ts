@@ -6,6 +6,7 @@ import {
   contextLimit,
   fitTokens,
   type GenerateOptions,
+  givenOptions,
   KV_CACHE_DTYPES,
   type KvCacheType,
   resolveOptions,
@@ -132,8 +133,9 @@ export function beginText(
 export function beginChat(
   batch: Batch,
   messages: readonly ChatMessage[],
-  { addGenerationPrompt, tools, variables, ...options }: SessionChatOptions,
+  chatOptions: SessionChatOptions,
 ): Sequence {
+  const { addGenerationPrompt, tools, variables, ...options } = givenOptions(chatOptions)
   const { tokenizer } = batch.model
   return begin(batch, options, () =>
     tokenizer.encode(tokenizer.applyChatTemplate(messages, { addGenerationPrompt, tools, variables })),

@@ -11,6 +11,7 @@ namespace slim {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kMost = std::numeric_limits<float>::max();
 constexpr size_t kChunk = 64;  // logits whose largest is looked at first
 
 std::string text(double value) {
@@ -22,7 +23,7 @@ size_t likeliest(const float* logits, size_t vocab, float highest) {
   const DecoderKernels& kernels = decoderKernels();
   constexpr size_t kRun = 1024;
   size_t start = 0;
-  while (kernels.maximum(logits + start, std::min(kRun, vocab - start)) != highest) start += kRun;
+  while (start + kRun < vocab && kernels.maximum(logits + start, kRun) != highest) start += kRun;
   return size_t(std::find(logits + start, logits + vocab, highest) - logits);
 }
 
@@ -113,8 +114,8 @@ Status SamplerOptions::check() const {
   if (!(topP > 0 && topP <= 1))
     return Status::invalidArgument("topP", "a number above 0, up to 1", text(topP));
   if (!(minP >= 0 && minP <= 1)) return Status::invalidArgument("minP", "a number from 0 to 1", text(minP));
-  if (!(repetitionPenalty > 0 && std::isfinite(repetitionPenalty)))
-    return Status::invalidArgument("repetitionPenalty", "a number above 0 (1: none)",
+  if (!(repetitionPenalty >= 1e-6 && repetitionPenalty <= 1e6))
+    return Status::invalidArgument("repetitionPenalty", "a number from 1e-6 to 1e6 (1: none)",
                                    text(repetitionPenalty));
   return Status::success();
 }
@@ -139,7 +140,9 @@ void Sampler::penalize(float* logits, size_t vocab, SamplerScratch& scratch) con
     if (size_t(id) >= vocab || std::any_of(penalized.begin(), penalized.end(), known)) continue;
     float& logit = logits[id];
     penalized.push_back({id, logit});
-    logit = logit > 0 ? logit / penalty : logit * penalty;
+    // A float that overflows would be no logit any more.
+    const float changed = logit > 0 ? logit / penalty : logit * penalty;
+    logit = logit == -kInfinity ? logit : std::clamp(changed, -kMost, kMost);
   }
 }
 

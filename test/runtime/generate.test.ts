@@ -93,6 +93,7 @@ describe('generate', () => {
       [{ topK: -1 }, 'topK'],
       [{ minP: 2 }, 'minP'],
       [{ repetitionPenalty: 0 }, 'repetitionPenalty'],
+      [{ repetitionPenalty: 1e39 }, 'repetitionPenalty'],
       [{ repetitionWindow: -1 }, 'repetitionWindow'],
       [{ seed: Number.NaN }, 'seed'],
       [{ stop: '' }, 'stop'],

@@ -102,6 +102,7 @@ describe('bad input', () => {
     [{ minP: -0.1 }, 'minP'],
     [{ minP: 2 }, 'minP'],
     [{ repetitionPenalty: 0 }, 'repetitionPenalty'],
+    [{ repetitionPenalty: 1e39 }, 'repetitionPenalty'],
     [{ repetitionWindow: -1 }, 'repetitionWindow'],
     [{ seed: 0.5 }, 'seed'],
     [{ topLogprobs: '3' as never }, 'topLogprobs'],
