@@ -97,7 +97,7 @@ describe('evaluatePerplexity', () => {
       parameter: 'seqLen',
     })
     expect(await rejection(opt.generate([7], { maxTokens: maxPositions + 1 }).next())).toMatchObject({
-      code: 'SLIM_INVALID_ARGUMENT',
+      code: 'SLIM_CONTEXT_LENGTH',
       parameter: 'maxTokens',
     })
   })

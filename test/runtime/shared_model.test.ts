@@ -76,8 +76,8 @@ describe('threads that load the same model', () => {
     const config = readFileSync(path.join(source, 'config.json'), 'utf8')
     const deeper = { ...JSON.parse(config), num_hidden_layers: 7 }
     writeFileSync(path.join(source, 'config.json'), JSON.stringify(deeper))
-    for (const load of [1, 2].map(() => loadModel(source)))
-      expect(await rejection(load)).toMatchObject({ code: 'SLIM_TENSOR_MISSING' })
+    for (const error of await Promise.all([1, 2].map(() => rejection(loadModel(source)))))
+      expect(error).toMatchObject({ code: 'SLIM_TENSOR_MISSING' })
     writeFileSync(path.join(source, 'config.json'), config)
     await (await loadModel(source)).dispose()
   })
