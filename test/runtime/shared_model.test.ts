@@ -1,5 +1,5 @@
 /** One copy of the weights for all threads of a process. */
-import { cpSync, readFileSync, utimesSync, writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, realpathSync, utimesSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
@@ -17,10 +17,12 @@ function copyOf(name: string): string {
   return path.join(folder, name)
 }
 /** How many objects use the models of a folder, one number a model. */
-const users = (source: string) =>
-  Object.entries(addon().sharedModels())
-    .filter(([key]) => key.includes(`${source}/`) || key.includes(`${source}"`))
+const users = (source: string) => {
+  const file = realpathSync(source)
+  return Object.entries(addon().sharedModels())
+    .filter(([key]) => key.includes(`${file}/`) || key.includes(`${file}"`))
     .map(([, count]) => count)
+}
 
 class ModelWorker {
   readonly #worker: Worker
