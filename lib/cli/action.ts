@@ -43,6 +43,11 @@ export function peakMemoryBytes(): number {
   return process.resourceUsage().maxRSS * 1024
 }
 
+export const kvCacheOption = () =>
+  new Option('--kv-cache <type>', 'how keys and values are kept')
+    .choices(['f16', 'int8', 'f32'])
+    .default('f16')
+
 export const deviceOption = () =>
   new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto')
 

@@ -1,5 +1,5 @@
 import os from 'node:os'
-import { Command, Option } from 'commander'
+import { Command } from 'commander'
 import { addon } from '../native/addon.js'
 import { readManifest } from '../packed/manifest.js'
 import { KV_CACHE_DTYPES, type KvCacheType } from '../runtime/generate_options.js'
@@ -10,6 +10,7 @@ import {
   activationsOption,
   type Context,
   deviceOption,
+  kvCacheOption,
   loading,
   peakMemoryBytes,
   wholeNumber,
@@ -35,11 +36,7 @@ export function benchCommand(): Command {
     )
     .option('--generate-tokens <n>', 'tokens that are made one by one; 0: none', wholeNumber, 128)
     .option('--repeats <n>', 'times that each is measured, after one to warm up', wholeNumber, 5)
-    .addOption(
-      new Option('--kv-cache <type>', 'how keys and values are kept')
-        .choices(['f16', 'int8', 'f32'])
-        .default('f16'),
-    )
+    .addOption(kvCacheOption())
     .addOption(deviceOption())
     .addOption(activationsOption())
     .option('--threads <n>', 'threads (default: all cores)', wholeNumber)

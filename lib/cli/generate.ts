@@ -1,4 +1,4 @@
-import { Command, Option } from 'commander'
+import { Command } from 'commander'
 import { SlimError } from '../errors.js'
 import type { ChatMessage } from '../runtime/chat_template.js'
 import type { KvCacheType } from '../runtime/generate_options.js'
@@ -10,6 +10,7 @@ import {
   type Context,
   decimal,
   deviceOption,
+  kvCacheOption,
   loading,
   wholeNumber,
 } from './action.js'
@@ -64,11 +65,7 @@ export function generateCommand(): Command {
       [],
     )
     .option('--logprobs <n>', 'with --json: the n likeliest tokens beside each', wholeNumber, 0)
-    .addOption(
-      new Option('--kv-cache <type>', 'how keys and values are kept')
-        .choices(['f16', 'int8', 'f32'])
-        .default('f16'),
-    )
+    .addOption(kvCacheOption())
     .addOption(deviceOption())
     .addOption(activationsOption())
     .option('--threads <n>', 'threads (default: all cores)', wholeNumber)

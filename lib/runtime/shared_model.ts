@@ -17,8 +17,7 @@ export async function modelKey(checkpoint: Checkpoint, options: Record<string, u
       return [await realpath(name), size, mtimeMs, ino]
     }),
   )
-  // Kernels of another instruction set have weights in another order.
-  return JSON.stringify([files, checkpoint.config, options, addon().instructionSet()])
+  return JSON.stringify([files, checkpoint.config, options])
 }
 
 /** The model of the key; `load` makes it where no thread has it. */
