@@ -14,6 +14,9 @@ constexpr uint32_t kMostFewTokens = 8;
 constexpr size_t kGemvSharedBytes = 32 * 1024;  // three CTAs an SM on every architecture
 constexpr uint32_t kGemvCtasOfSm = 3;
 
+/// Tokens that a tile of activations has room for.
+uint32_t tokensOfTile(size_t tokens) { return tokens == 1 ? 1 : tokens <= 4 ? 4 : 8; }
+
 size_t divideUp(size_t a, size_t b) { return (a + b - 1) / b; }
 
 /// Slots in the device's order: which group, from which of its columns.
@@ -214,15 +217,13 @@ Status PackedLinear::packActivations(const DeviceActivations& x, uint32_t tileTo
   const size_t places = size_t(units_) * slotsOfUnit_ * tiles * pairs;
   SLIM_RETURN_IF_ERROR(
       atLeast(*device_, units_ * tiles * 256 * tileTokens, "activations", scratch.fragments));
-  SLIM_RETURN_IF_ERROR(atLeast(*device_, places * 16, "sums of activations", scratch.excess));
-  SLIM_RETURN_IF_ERROR(atLeast(*device_, places * 8, "sums of activations", scratch.sums));
+  SLIM_RETURN_IF_ERROR(atLeast(*device_, places, "sums of activations", scratch.sums));
   PackActivationsArguments arguments{};
   arguments.x = addressOf<const void>(x.address);
   arguments.scales = addressOf<const float>(scratch.scales.address());
   arguments.slots = addressOf<const Slot>(slots_.address());
   arguments.fragments = addressOf<void>(scratch.fragments.address());
-  arguments.excess = addressOf<void>(scratch.excess.address());
-  arguments.sums = addressOf<void>(scratch.sums.address());
+  arguments.sums = addressOf<SlotSums>(scratch.sums.address());
   arguments.stride = x.stride;
   arguments.tokens = uint32_t(x.tokens);
   arguments.type = uint32_t(x.type);
@@ -236,14 +237,13 @@ Status PackedLinear::packActivations(const DeviceActivations& x, uint32_t tileTo
 Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y,
                               ProductScratch& scratch) const {
   const bool few = x.tokens <= kMostFewTokens;
-  const auto tileTokens = few ? uint32_t(std::bit_ceil(x.tokens)) : 8u;
+  const uint32_t tileTokens = tokensOfTile(x.tokens);
   SLIM_RETURN_IF_ERROR(packActivations(x, tileTokens, scratch));
   PackedProductArguments a{};
   a.codes = addressOf<const void>(codes_.address());
   a.metadata = addressOf<const void>(metadata_.address());
   a.fragments = addressOf<const void>(scratch.fragments.address());
-  a.excess = addressOf<const void>(scratch.excess.address());
-  a.sums = addressOf<const void>(scratch.sums.address());
+  a.sums = addressOf<const SlotSums>(scratch.sums.address());
   a.scales = addressOf<const float>(scratch.scales.address());
   a.bias = addressOf<const float>(y.bias);
   a.y = addressOf<float>(y.address);
@@ -279,12 +279,12 @@ uint32_t mostUnits(const uint32_t (&runBegin)[kWidths + 1], uint32_t stripeCost)
 }  // namespace
 
 Status PackedLinear::multiplyFew(PackedProductArguments& a, ProductScratch& scratch) const {
-  const auto tokens = std::bit_ceil(a.tokens);
+  const uint32_t tokens = tokensOfTile(a.tokens);
   // Rows of a CTA grow with the tokens, whose activations every CTA brings anew.
-  a.warpsOfTile = tokens <= 2 ? 4 : tokens == 4 ? 2 : 1;
+  a.warpsOfTile = tokens == 1 ? 4 : tokens == 4 ? 2 : 1;
   const auto rowBlocks = uint32_t(divideUp(divideUp(rows_, kUnitRows), 8 / a.warpsOfTile));
   const uint32_t cost = totalCost(a.runBegin);
-  const uint32_t bytesOfUnit = 256 * tokens + slotsOfUnit_ * (tokens + 1) / 2 * 24;
+  const uint32_t bytesOfUnit = 256 * tokens + slotsOfUnit_ * ((tokens + 1) / 2) * uint32_t(sizeof(SlotSums));
   const auto stripeCostOf = [&](uint32_t splits) { return uint32_t(divideUp(cost, splits * a.warpsOfTile)); };
   const auto unitsOf = [&](uint32_t splits) {
     return mostUnits(a.runBegin, stripeCostOf(splits) * a.warpsOfTile);
@@ -312,7 +312,8 @@ Status PackedLinear::multiplyMany(PackedProductArguments& a, ProductScratch& scr
   const auto rowBlocks = uint32_t(divideUp(rows_, 128 * rowTiles));
   const auto tokenBlocks = uint32_t(divideUp(a.tokens, tokens));
   a.codeBytes = widestBits_ * kUnitBytesABit;
-  const uint32_t stageBytes = tokens / 8 * (2048 + slotsOfUnit_ * 4 * 24) + 8 * rowTiles * a.codeBytes;
+  const uint32_t stageBytes =
+      tokens / 8 * (2048 + slotsOfUnit_ * 4 * uint32_t(sizeof(SlotSums))) + 8 * rowTiles * a.codeBytes;
   const uint32_t ctasOfSm = tokens == 64 ? 1 : 2;
   const auto most = uint32_t(device_->info().sharedBytesOfBlock);
   a.stages = std::clamp(most / stageBytes, 2u, 4u);

@@ -27,7 +27,8 @@ struct DeviceOutput {
 /// and runs the products once before it records them.
 struct ProductScratch {
   DeviceBuffer<float> scales;
-  DeviceBuffer<uint8_t> fragments, excess, sums;
+  DeviceBuffer<uint8_t> fragments;
+  DeviceBuffer<SlotSums> sums;
   DeviceBuffer<float> workspace;
 };
 

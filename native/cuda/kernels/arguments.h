@@ -27,6 +27,12 @@ struct Slot {
   uint16_t width, bits;
 };
 
+/// Two tokens' sums of activations over a slot: as the accumulators of lane/4 and lane/4 + 8 start, the
+/// excess of their rows (fieldExcess) taken off; and plain.
+struct SlotSums {
+  float start[4], sum[2], unused[2];
+};
+
 /// tokenScales: x [tokens, stride] → scales [2, tokens].
 struct TokenScalesArguments {
   Address<const void> x;
@@ -40,7 +46,8 @@ struct PackActivationsArguments {
   Address<const void> x;
   Address<const float> scales;
   Address<const Slot> slots;
-  Address<void> fragments, excess, sums;
+  Address<void> fragments;
+  Address<SlotSums> sums;
   uint64_t stride;
   uint32_t tokens, type, slotsOfUnit, tileTokens;
 };
@@ -50,9 +57,10 @@ struct PackedProductArguments {
   Address<const void> codes;  // [row tile][unit]: 256 · bits bytes
   Address<const void>
       metadata;  // [row tile][slot][row % 8][row / 8]: float16 scale, float16 zero point or mean
-  Address<const void> fragments, excess, sums;
-  Address<const float> scales;  // [2, tokens]; the second row undoes the first
-  Address<const float> bias;    // [rows] or null
+  Address<const void> fragments;
+  Address<const SlotSums> sums;  // [slot][token tile][pair of tokens]
+  Address<const float> scales;   // [2, tokens]; the second row undoes the first
+  Address<const float> bias;     // [rows] or null
   Address<float> y;
   Address<float> workspace;    // partial sums of the splits of K
   Address<uint32_t> arrivals;  // 0 before and after a launch
