@@ -1,6 +1,5 @@
 // Compiles native/cuda/kernels.cu with nvcc to build/Release/kernels.fatbin, beside the addon: machine code for
-// sm_80, sm_86, sm_89 and sm_90a, and PTX for later chips; and test/cuda-emulator, where it is there, to
-// build/cuda-emulator/libcuda-emulator.so. --kernels or --emulator builds one alone; --ptx leaves the machine code
+// sm_80, sm_86, sm_89 and sm_90a, and PTX for later chips; and the emulated driver (build-emulator.mjs). --kernels or --emulator builds one alone; --ptx leaves the machine code
 // out (quicker; enough for the emulator); --prebuild puts a copy of the kernels into prebuilds/.
 import { spawn, spawnSync } from 'node:child_process'
 import {
@@ -15,6 +14,7 @@ import {
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { buildEmulator } from './build-emulator.mjs'
 
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)))
 const ARCHITECTURES = ['80', '86', '89', '90a']
@@ -163,27 +163,5 @@ async function buildKernels() {
   }
 }
 
-function buildEmulator() {
-  const folder = path.join(root, 'test/cuda-emulator')
-  const sources = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith('.cc')) : []
-  if (sources.length === 0) return
-  const output = path.join(root, 'build/cuda-emulator/libcuda-emulator.so')
-  mkdirSync(path.dirname(output), { recursive: true })
-  run('g++', [
-    '-std=c++20',
-    '-O2',
-    '-fPIC',
-    '-shared',
-    '-fvisibility=hidden',
-    '-Wall',
-    '-Wextra',
-    '-pthread',
-    '-o',
-    output,
-    ...sources.map((name) => path.join(folder, name)),
-  ])
-  console.log(path.relative(root, output))
-}
-
 if (!process.argv.includes('--emulator')) await buildKernels()
-if (!process.argv.includes('--kernels')) buildEmulator()
+if (!process.argv.includes('--kernels')) await buildEmulator()

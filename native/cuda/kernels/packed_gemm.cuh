@@ -58,6 +58,7 @@ __device__ __forceinline__ void packedGemm(const PackedProductArguments& a) {
   const uint32_t rowTiles = (a.rows + kUnitRows - 1) / kUnitRows, tokenTiles = (a.tokens + 7) / 8;
   const uint32_t firstRowTile = (blockIdx.x * 8 + warp) * kRowTiles, firstTokenTile = blockIdx.y * kTiles;
   const uint32_t tilesHere = min(uint32_t(kTiles), tokenTiles - firstTokenTile);
+  const uint32_t tilesThere = (1u << tilesHere) - 1;  // one bit each
   const uint32_t firstUnit = unitAtCost(a, blockIdx.z * a.stripeCost);
   const uint32_t endUnit = unitAtCost(a, (blockIdx.z + 1) * a.stripeCost);
 
@@ -148,7 +149,7 @@ __device__ __forceinline__ void packedGemm(const PackedProductArguments& a) {
     if (firstRowTile < rowTiles) {
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        if (tile >= int(tilesHere)) break;
+        if (!(tilesThere >> tile & 1)) continue;
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
           float c[kRowTiles][4];
