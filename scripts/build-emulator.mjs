@@ -1,7 +1,7 @@
 // Builds the emulated CUDA driver and its case runner into build/cuda-emulator. Needs g++ only: no CUDA, no addon.
 // Objects are kept and made anew when their source or a header is newer.
 import { spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, renameSync, statSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -40,6 +40,13 @@ function run(command, args) {
   })
 }
 
+// Under a name of its own until it is whole: several test processes may build at once.
+async function make(compiler, file, args) {
+  const unfinished = `${file}.${process.pid}`
+  await run(compiler, [...args, '-o', unfinished])
+  renameSync(unfinished, file)
+}
+
 export async function buildEmulator({ compiler = process.env.CXX ?? 'g++' } = {}) {
   mkdirSync(output, { recursive: true })
   const names = readdirSync(sources)
@@ -54,15 +61,15 @@ export async function buildEmulator({ compiler = process.env.CXX ?? 'g++' } = {}
   )
   const compileNext = async () => {
     for (let next = stale.pop(); next; next = stale.pop()) {
-      await run(compiler, [...flags, '-c', next.source, '-o', next.object])
+      await make(compiler, next.object, [...flags, '-c', next.source])
     }
   }
   await Promise.all(Array.from({ length: os.availableParallelism() }, compileNext))
   const linkable = objects.filter(({ name }) => name !== 'run_case.cc').map(({ object }) => object)
   const newest = Math.max(...objects.map(({ object }) => modified(object)))
-  if (modified(emulatorLibrary) < newest) await run(compiler, ['-shared', '-o', emulatorLibrary, ...linkable])
+  if (modified(emulatorLibrary) < newest) await make(compiler, emulatorLibrary, ['-shared', ...linkable])
   const runner = objects.find(({ name }) => name === 'run_case.cc')
-  if (runner && modified(caseRunner) < newest) await run(compiler, ['-o', caseRunner, runner.object, '-ldl'])
+  if (runner && modified(caseRunner) < newest) await make(compiler, caseRunner, [runner.object, '-ldl'])
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await buildEmulator()

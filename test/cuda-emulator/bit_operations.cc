@@ -250,10 +250,10 @@ bool decodePredicateLogic(Instruction& in) {
   const std::string& name = in.name();
   in.op.mode = name == "and" ? 0 : name == "or" ? 1 : name == "xor" ? 2 : 3;
   in.op.slots[0] = in.predicate(in.operand(0));
-  in.op.slots[1] = in.op.slots[2] = in.predicate(in.operand(1));
-  if (in.op.mode != 3) in.op.slots[2] = in.predicate(in.operand(2));
-  in.op.flags = static_cast<uint8_t>((in.operand(1).negated ^ (name == "not")) |
-                                     (in.op.mode != 3 && in.operand(2).negated) << 1);
+  bool negatedA, negatedB = false;
+  in.op.slots[1] = in.op.slots[2] = in.sourcePredicate(in.operand(1), negatedA);
+  if (in.op.mode != 3) in.op.slots[2] = in.sourcePredicate(in.operand(2), negatedB);
+  in.op.flags = static_cast<uint8_t>((negatedA ^ (name == "not")) | negatedB << 1);
   return in.become(runPredicateLogic, OpClass::kPredicate);
 }
 

@@ -194,8 +194,9 @@ bool decodeCompared(Instruction& in, Type source, size_t first) {
   in.op.slots[3] = in.source(first + 1, bits);
   if (in.has("ftz")) in.op.flags |= kFlush;
   if (in.operandCount() > first + 2) {
-    in.op.slots[4] = in.predicate(in.operand(first + 2));
-    if (in.operand(first + 2).negated) in.op.flags |= kNegateThird;
+    bool negated;
+    in.op.slots[4] = in.sourcePredicate(in.operand(first + 2), negated);
+    if (negated) in.op.flags |= kNegateThird;
     in.op.flags |= in.has("and") ? kAnd : in.has("or") ? kOr : in.has("xor") ? kXor : 0;
   }
   return true;
@@ -258,8 +259,9 @@ bool decodeComparison(Instruction& in) {
   if (name == "set") return decodeSet(in);
   const int bits = bitsOf(in.type(0));
   if (name == "selp") {
-    in.op.slots[3] = in.predicate(in.operand(3));
-    in.op.flags = in.operand(3).negated;
+    bool negated;
+    in.op.slots[3] = in.sourcePredicate(in.operand(3), negated);
+    in.op.flags = negated;
     return in.withSlots(bits == 64 ? runSelect<uint64_t> : runSelect<uint32_t>, OpClass::kPredicate, bits,
                         {bits, bits});
   }

@@ -109,9 +109,11 @@ void setReconvergence(Program& program, uint32_t begin, uint32_t end) {
   }
   for (uint32_t b = 0; b < exit; b++) {
     MicroOp& last = program.code[blocks[b].end - 1];
+    if (isCall(last) || !endsBlock(last)) continue;
     const uint32_t meets = dominator[b];
-    if (!isCall(last) && endsBlock(last))
-      last.reconverge = meets == kNowhere || meets == exit ? kNowhere : blocks[meets].begin;
+    last.reconverge = meets == kNowhere || meets == exit ? kNowhere : blocks[meets].begin;
+    // Lanes do not wait for each other to leave: an early return is an exit of its own, as ptxas makes it.
+    if (last.reconverge != kNowhere && isReturn(program.code[last.reconverge])) last.reconverge = kNowhere;
   }
 }
 

@@ -84,6 +84,20 @@ void Warp::removeLanes(uint32_t mask, bool toCall) {
   exited |= mask;
 }
 
+bool Warp::deferToOthers() {
+  for (size_t i = stack.size() - 1; i-- > 0;) {
+    const StackEntry& other = stack[i];
+    if (top().isCall || other.isCall || other.reconverge != top().reconverge || other.pc == other.reconverge)
+      return false;
+    if (other.deferred || other.mask == 0) continue;
+    top().deferred = true;
+    top().pc--;
+    std::swap(stack[i], stack.back());
+    return true;
+  }
+  return false;
+}
+
 void Warp::settle() {
   while (!stack.empty() && (top().mask == 0 || top().pc == top().reconverge)) stack.pop_back();
   if (stack.empty()) state = WarpState::kFinished;
@@ -206,12 +220,12 @@ bool Cta::runWarp(Warp& warp, uint32_t quantum) {
 
 void Cta::arrive(Warp& warp, const MicroOp& op, uint32_t id, uint32_t expected, bool waits,
                  uint32_t predicate, uint32_t mask) {
-  launch.metrics.barriers++;
   const auto broken = [&](const char* kind, const std::string& what) {
     warp.report(op, mask, kind, kErrorLaunchFailed, what);
   };
   if (id >= 16) return broken("barrier-id", "barrier " + std::to_string(id) + " where 0 to 15 exist");
   if (mask != warp.alive()) {
+    if (mask == warp.top().mask && warp.deferToOthers()) return;
     return broken("divergent-barrier", "divergent barrier: only these lanes of the warp reach it; " +
                                            laneList(warp.alive() & ~mask) +
                                            " of the same warp took another way and have not exited");
@@ -220,6 +234,8 @@ void Cta::arrive(Warp& warp, const MicroOp& op, uint32_t id, uint32_t expected, 
     return broken("barrier-count",
                   "a barrier for " + std::to_string(expected) + " threads, not a multiple of 32");
   }
+  warp.top().deferred = false;
+  launch.metrics.barriers++;
   Barrier& barrier = barriers_[id];
   const bool begun = barrier.arrivedThreads != 0;
   if (begun && barrier.expected != expected) {

@@ -153,6 +153,13 @@ uint32_t Instruction::predicate(const Operand& operand) {
   return builder.registerSlot(operand.index);
 }
 
+uint32_t Instruction::sourcePredicate(const Operand& operand, bool& negated) {
+  negated = operand.negated;
+  if (operand.kind != Operand::Kind::kImmediate) return predicate(operand);
+  negated ^= operand.value != 0;
+  return builder.falsePredicate();
+}
+
 uint32_t Instruction::constant(uint64_t value, int bits) { return builder.constant(value, bits); }
 
 uint32_t Instruction::scratch() { return builder.allocate(64); }
@@ -218,7 +225,7 @@ bool Instruction::fail(const std::string& what) {
 
 ProgramBuilder::ProgramBuilder(const Module& module, const VariableAddresses& addresses, Program& program)
     : program(program), module_(module), addresses_(addresses) {
-  program.predicates = 1;  // predicate 0 takes what is thrown away
+  program.predicates = 2;  // predicate 0 takes what is thrown away, nothing writes predicate 1
 }
 
 uint32_t ProgramBuilder::allocate(int bits) {

@@ -40,6 +40,8 @@ class Instruction {
   uint32_t sourceSlot(const Operand& operand, int bits);
   uint32_t destinationSlot(const Operand& operand, int bits);
   uint32_t predicate(const Operand& operand);
+  // A predicate that is read: with its "!", and 0 and 1 as constants.
+  uint32_t sourcePredicate(const Operand& operand, bool& negated);
   uint32_t constant(uint64_t value, int bits);
   uint32_t scratch();
   // Bits of a register as declared; 0 for other operands.
@@ -96,6 +98,7 @@ class ProgramBuilder {
   bool variableAddress(const Operand& operand, uint64_t& address, Space& space);
   void emit(const MicroOp& op) { program.code.push_back(op); }
   uint32_t sinkPredicate() const { return 0; }
+  uint32_t falsePredicate() const { return 1; }
   // A label's statement is known only when the whole function is decoded.
   void branchTo(const std::string& label, const Statement& statement, std::function<void(uint32_t)> set);
   bool callTarget(const std::string& name, uint32_t& functionIndex);

@@ -28,6 +28,7 @@ constexpr uint64_t kParamWindow = kLocalWindow + kWindowBytes;
 struct StackEntry {
   uint32_t pc, reconverge, mask;
   bool isCall = false;
+  bool deferred = false;  // stands before an instruction that wants lanes which are elsewhere
 };
 
 // A copy that cp.async has read from global memory and that no wait has yet put into shared memory.
@@ -49,6 +50,9 @@ class Warp {
   uint32_t alive() const { return present & ~exited; }
   // Ends these lanes; with toCall, only up to the innermost call (a return).
   void removeLanes(uint32_t mask, bool toCall);
+  // Lanes that should meet these may only have to run first (to exit, say): lets those that parted from them
+  // at the same branch go on, and has these try again later. False when all of them already stand like this.
+  bool deferToOthers();
   // Takes finished and reconverged entries off the stack.
   void settle();
   void report(const MicroOp& op, uint32_t lanes, const char* kind, int code, const std::string& what);

@@ -9,7 +9,8 @@ namespace slim::emulator {
 namespace {
 
 // Every lane that the member mask names and that has not exited must be here, and who is here must be named.
-bool membersMissing(Warp& warp, const MicroOp& op, uint32_t mask, uint32_t memberSlot) {
+// False also when the instruction is put off until lanes that are still on their way have run.
+bool membersGather(Warp& warp, const MicroOp& op, uint32_t mask, uint32_t memberSlot) {
   const uint32_t* members = warp.lanes<uint32_t>(memberSlot);
   const uint32_t named = members[__builtin_ctz(mask)];
   // Lanes may come in groups, each with a mask of its own.
@@ -21,22 +22,24 @@ bool membersMissing(Warp& warp, const MicroOp& op, uint32_t mask, uint32_t membe
   if (unnamed != 0) {
     warp.report(op, unnamed, "warp-mask", kErrorLaunchFailed,
                 "executed by lanes that its member mask " + hexadecimal(named) + " does not name");
-    return true;
+    return false;
   }
   if (absent != 0) {
+    if (mask == warp.top().mask && warp.deferToOthers()) return false;
     warp.report(
         op, mask, "warp-mask", kErrorLaunchFailed,
         "the member mask " + hexadecimal(named) + " names " + laneList(absent) + ", which are elsewhere");
-    return true;
+    return false;
   }
-  return false;
+  warp.top().deferred = false;
+  return true;
 }
 
 enum class Shuffle : uint8_t { kUp, kDown, kButterfly, kIndex };
 
 // slots: result, value, lane or offset, clamp and segment, member mask, predicate.
 void runShuffle(Warp& warp, const MicroOp& op, uint32_t mask) {
-  if (membersMissing(warp, op, mask, op.slots[4])) return;
+  if (!membersGather(warp, op, mask, op.slots[4])) return;
   uint32_t* result = warp.lanes<uint32_t>(op.slots[0]);
   const uint32_t* value = warp.lanes<uint32_t>(op.slots[1]);
   uint32_t shuffled[kLanes] = {}, inRange = 0;
@@ -97,7 +100,7 @@ enum class Vote : uint8_t { kAll, kAny, kUniform, kBallot };
 
 // slots: result (predicate or register), predicate, member mask.
 void runVote(Warp& warp, const MicroOp& op, uint32_t mask) {
-  if (membersMissing(warp, op, mask, op.slots[2])) return;
+  if (!membersGather(warp, op, mask, op.slots[2])) return;
   const uint32_t votes = warp.predicates[op.slots[1]] ^ (op.flags & 1 ? kFullMask : 0);
   uint32_t results = 0;
   forLanes(mask, [&](int lane) {
@@ -124,10 +127,9 @@ bool decodeVote(Instruction& in) {
                                     : in.has("any")  ? Vote::kAny
                                                      : Vote::kUniform);
   in.op.slots[0] = in.has("ballot") ? in.destination(0, 32) : in.predicate(in.operand(0));
-  uint64_t constant;
-  if (in.immediate(1, constant)) return in.fail("a vote on a constant is not emulated");
-  in.op.slots[1] = in.predicate(in.operand(1));
-  in.op.flags = in.operand(1).negated;
+  bool negated;
+  in.op.slots[1] = in.sourcePredicate(in.operand(1), negated);
+  in.op.flags = negated;
   in.op.slots[2] = in.source(2, 32);
   return in.become(runVote, OpClass::kShuffle);
 }
@@ -135,7 +137,7 @@ bool decodeVote(Instruction& in) {
 // match.any and match.all: the lanes with the same value. slots: result, value, member mask, predicate.
 template <class W>
 void runMatch(Warp& warp, const MicroOp& op, uint32_t mask) {
-  if (membersMissing(warp, op, mask, op.slots[2])) return;
+  if (!membersGather(warp, op, mask, op.slots[2])) return;
   const W* value = warp.lanes<W>(op.slots[1]);
   uint32_t same[kLanes] = {}, all = 0;
   forLanes(mask, [&](int lane) {
@@ -164,7 +166,7 @@ bool decodeMatch(Instruction& in) {
 
 // redux.sync. mode: 0 add, 1 min, 2 max, 3 and, 4 or, 5 xor; flags 1: signed.
 void runReduce(Warp& warp, const MicroOp& op, uint32_t mask) {
-  if (membersMissing(warp, op, mask, op.slots[2])) return;
+  if (!membersGather(warp, op, mask, op.slots[2])) return;
   uint32_t results[kLanes];
   const uint32_t* value = warp.lanes<uint32_t>(op.slots[1]);
   forLanes(mask, [&](int lane) {
@@ -213,7 +215,7 @@ void runActiveMask(Warp& warp, const MicroOp& op, uint32_t mask) {
 }
 
 void runWarpBarrier(Warp& warp, const MicroOp& op, uint32_t mask) {
-  membersMissing(warp, op, mask, op.slots[0]);
+  membersGather(warp, op, mask, op.slots[0]);
 }
 
 // slots: result of bar.red, barrier, threads (flags say whether), predicate. op.flags: 0 none, 1 popc, 2 and,
@@ -246,8 +248,9 @@ bool decodeBarrier(Instruction& in) {
     in.op.mode |= 2;
   }
   if (reduces) {
-    in.op.slots[3] = in.predicate(in.operand(next));
-    if (in.operand(next).negated) in.op.mode |= 4;
+    bool negated;
+    in.op.slots[3] = in.sourcePredicate(in.operand(next), negated);
+    if (negated) in.op.mode |= 4;
   }
   return in.become(runBarrier, OpClass::kBarrier);
 }
