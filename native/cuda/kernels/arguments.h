@@ -52,6 +52,11 @@ struct PackActivationsArguments {
   uint32_t tokens, type, slotsOfUnit, tileTokens;
 };
 
+constexpr uint32_t kMostStripes = 256;
+/// Of 16 rows' partial sums of a token in shared memory (GEMV): neither writing nor reading them meets a bank
+/// twice.
+constexpr uint32_t kTokenStride = 20;
+
 /// packedGemv…, packedGemm…: y [tokens, yStride] = x · Wᵀ (+ bias) (+ y).
 struct PackedProductArguments {
   Address<const void> codes;  // [row tile][unit]: 256 · bits bytes
@@ -67,16 +72,12 @@ struct PackedProductArguments {
   uint64_t tileStride;         // of codes, in units of 256 bytes
   uint64_t yStride;
   uint32_t rows, tokens, units, accumulate;
-  uint32_t stripeCost;             // of K, of one warp (GEMV) or CTA (GEMM), in unitCost
   uint32_t warpsOfTile;            // GEMV: warps that share a row tile
   uint32_t stages, codeBytes;      // GEMM: cp.async stages; of codes in one, a row tile
   uint32_t runBegin[kWidths + 1];  // first unit of every width, the number of units
   uint32_t runOffset[kWidths];     // its codes' place in a row tile, in units of 256 bytes
+  /// First units of the stripes of K, one a warp (GEMV) or CTA (GEMM), and the number of units.
+  uint16_t stripes[kMostStripes + 1];
 };
-
-/// What a unit costs by its width, in instructions of the GEMV's loop: stripes of K are balanced by it.
-SLIM_HOST_DEVICE constexpr uint32_t unitCost(int bits) {
-  return bits == 1 ? 60 : bits == 2 ? 64 : bits == 3 ? 98 : bits == 4 ? 76 : 110;
-}
 
 }  // namespace slim::cuda

@@ -91,21 +91,4 @@ __device__ __forceinline__ void waitCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-/// The first unit of the stripe that begins at this cost.
-__device__ __forceinline__ uint32_t unitAtCost(const PackedProductArguments& a, uint32_t cost) {
-  uint32_t unit = a.units, passed = 0;
-  bool found = false;
-#pragma unroll
-  for (int width = 0; width < kWidths; ++width) {
-    const uint32_t each = unitCost(widthBits(width));
-    const uint32_t end = passed + (a.runBegin[width + 1] - a.runBegin[width]) * each;
-    if (!found && cost < end) {
-      unit = a.runBegin[width] + (cost - passed + each - 1) / each;
-      found = true;
-    }
-    passed = end;
-  }
-  return unit;
-}
-
 }  // namespace slim::cuda

@@ -59,8 +59,8 @@ __device__ __forceinline__ void packedGemm(const PackedProductArguments& a) {
   const uint32_t firstRowTile = (blockIdx.x * 8 + warp) * kRowTiles, firstTokenTile = blockIdx.y * kTiles;
   const uint32_t tilesHere = min(uint32_t(kTiles), tokenTiles - firstTokenTile);
   const uint32_t tilesThere = (1u << tilesHere) - 1;  // one bit each
-  const uint32_t firstUnit = unitAtCost(a, blockIdx.z * a.stripeCost);
-  const uint32_t endUnit = unitAtCost(a, (blockIdx.z + 1) * a.stripeCost);
+  const uint32_t firstUnit = a.stripes[blockIdx.z];
+  const uint32_t endUnit = a.stripes[blockIdx.z + 1];
 
   // A stage: fragments, sums, then the codes of every warp, each its own lanes' alone.
   const uint32_t codesAt = (kFragments + kSums) * 16, stageBytes = codesAt + 8 * kRowTiles * a.codeBytes;

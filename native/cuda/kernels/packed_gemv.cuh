@@ -11,8 +11,6 @@
 namespace slim::cuda {
 
 constexpr int kGemvThreads = 256;
-constexpr int kTokenStride =
-    20;  // of 16 rows: neither writing nor reading the partial sums meets a bank twice
 
 /// c += sign · offset · sum: the rows' offsets, two tokens' sums of activations.
 __device__ __forceinline__ void addToRows(float (&c)[4], const float (&offset)[2], float sign, float2 sum) {
@@ -148,8 +146,8 @@ __device__ __forceinline__ void packedGemv(const PackedProductArguments& a) {
   const uint32_t tilesOfCta = 8 / a.warpsOfTile, rowTiles = (a.rows + kUnitRows - 1) / kUnitRows;
   const uint32_t rowTile = blockIdx.x * tilesOfCta + warp / a.warpsOfTile;
   const uint32_t firstStripe = blockIdx.y * a.warpsOfTile;
-  const uint32_t firstUnit = unitAtCost(a, firstStripe * a.stripeCost);
-  const uint32_t units = unitAtCost(a, (firstStripe + a.warpsOfTile) * a.stripeCost) - firstUnit;
+  const uint32_t firstUnit = a.stripes[firstStripe];
+  const uint32_t units = a.stripes[firstStripe + a.warpsOfTile] - firstUnit;
 
   uint4* fragments = shared;
   uint4* sums = fragments + units * (16 * kTokens);
@@ -170,8 +168,7 @@ __device__ __forceinline__ void packedGemv(const PackedProductArguments& a) {
                                  {0, 0, 0, 0}};
   if (rowTile < rowTiles) {
     const uint32_t stripe = firstStripe + warp % a.warpsOfTile;
-    work.template sweepWidths<0>(a, rowTile, unitAtCost(a, stripe * a.stripeCost),
-                                 unitAtCost(a, (stripe + 1) * a.stripeCost), lane);
+    work.template sweepWidths<0>(a, rowTile, a.stripes[stripe], a.stripes[stripe + 1], lane);
   }
 
   __syncthreads();
