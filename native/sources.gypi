@@ -54,6 +54,7 @@
       "native/cuda/kernels_file.cc",
       "native/cuda/memory.cc",
       "native/cuda/packed_linear.cc",
+      "native/cuda/unit_packing.cc",
       "native/decoder/activation.cc",
       "native/decoder/attention.cc",
       "native/decoder/attention_backward.cc",

@@ -27,7 +27,8 @@ struct DeviceOutput {
 /// and runs the products once before it records them.
 struct ProductScratch {
   DeviceBuffer<float> scales;
-  DeviceBuffer<uint8_t> fragments, excess, sums;
+  DeviceBuffer<uint8_t> fragments;
+  DeviceBuffer<SlotSums> sums;
   DeviceBuffer<float> workspace;
 };
 
@@ -50,8 +51,9 @@ class PackedLinear {
 
  private:
   Status packActivations(const DeviceActivations& x, uint32_t tileTokens, ProductScratch& scratch) const;
-  Status multiplyFew(PackedProductArguments& arguments, ProductScratch& scratch) const;
-  Status multiplyMany(PackedProductArguments& arguments, ProductScratch& scratch) const;
+  struct Plan;
+  bool planFew(PackedProductArguments& arguments, Plan& plan) const;
+  Plan planMany(PackedProductArguments& arguments) const;
   std::string describe(size_t tokens) const;
 
   std::shared_ptr<Device> device_;  // outlives the buffers

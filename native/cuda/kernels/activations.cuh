@@ -113,8 +113,8 @@ extern "C" __global__ void __launch_bounds__(128)
     }
     const uint64_t place =
         ((uint64_t(unit) * a.slotsOfUnit + slotOfUnit) * tiles + tile) * tokenPairs + thread % tokenPairs;
-    reinterpret_cast<float4*>(a.excess)[place] =
-        make_float4(-sums[1][0], -sums[1][1], -sums[2][0], -sums[2][1]);
-    reinterpret_cast<float2*>(a.sums)[place] = make_float2(sums[0][0], sums[0][1]);
+    float4* out = reinterpret_cast<float4*>(a.sums + place);
+    out[0] = make_float4(-sums[1][0], -sums[1][1], -sums[2][0], -sums[2][1]);
+    out[1] = make_float4(sums[0][0], sums[0][1], 0, 0);
   }
 }

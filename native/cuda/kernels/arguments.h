@@ -27,6 +27,12 @@ struct Slot {
   uint16_t width, bits;
 };
 
+/// Two tokens' sums of activations over a slot: as the accumulators of lane/4 and lane/4 + 8 start, the
+/// excess of their rows (fieldExcess) taken off; and plain.
+struct SlotSums {
+  float start[4], sum[2], unused[2];
+};
+
 /// tokenScales: x [tokens, stride] → scales [2, tokens].
 struct TokenScalesArguments {
   Address<const void> x;
@@ -40,35 +46,38 @@ struct PackActivationsArguments {
   Address<const void> x;
   Address<const float> scales;
   Address<const Slot> slots;
-  Address<void> fragments, excess, sums;
+  Address<void> fragments;
+  Address<SlotSums> sums;
   uint64_t stride;
   uint32_t tokens, type, slotsOfUnit, tileTokens;
 };
+
+constexpr uint32_t kMostStripes = 256;
+/// Of 16 rows' partial sums of a token in shared memory (GEMV): neither writing nor reading them meets a bank
+/// twice.
+constexpr uint32_t kTokenStride = 20;
 
 /// packedGemv…, packedGemm…: y [tokens, yStride] = x · Wᵀ (+ bias) (+ y).
 struct PackedProductArguments {
   Address<const void> codes;  // [row tile][unit]: 256 · bits bytes
   Address<const void>
       metadata;  // [row tile][slot][row % 8][row / 8]: float16 scale, float16 zero point or mean
-  Address<const void> fragments, excess, sums;
-  Address<const float> scales;  // [2, tokens]; the second row undoes the first
-  Address<const float> bias;    // [rows] or null
+  Address<const void> fragments;
+  Address<const SlotSums> sums;  // [slot][token tile][pair of tokens]
+  Address<const float> scales;   // [2, tokens]; the second row undoes the first
+  Address<const float> bias;     // [rows] or null
   Address<float> y;
   Address<float> workspace;    // partial sums of the splits of K
   Address<uint32_t> arrivals;  // 0 before and after a launch
   uint64_t tileStride;         // of codes, in units of 256 bytes
   uint64_t yStride;
   uint32_t rows, tokens, units, accumulate;
-  uint32_t stripeCost;             // of K, of one warp (GEMV) or CTA (GEMM), in unitCost
   uint32_t warpsOfTile;            // GEMV: warps that share a row tile
   uint32_t stages, codeBytes;      // GEMM: cp.async stages; of codes in one, a row tile
   uint32_t runBegin[kWidths + 1];  // first unit of every width, the number of units
   uint32_t runOffset[kWidths];     // its codes' place in a row tile, in units of 256 bytes
+  /// First units of the stripes of K, one a warp (GEMV) or CTA (GEMM), and the number of units.
+  uint16_t stripes[kMostStripes + 1];
 };
-
-/// What a unit costs by its width, in instructions of the GEMV's loop: stripes of K are balanced by it.
-SLIM_HOST_DEVICE constexpr uint32_t unitCost(int bits) {
-  return bits == 1 ? 60 : bits == 2 ? 64 : bits == 3 ? 98 : bits == 4 ? 76 : 110;
-}
 
 }  // namespace slim::cuda

@@ -13,21 +13,23 @@ __device__ __forceinline__ uint32_t andOr(uint32_t a, uint32_t mask, uint32_t ma
   return result;
 }
 
+/// As shifts, not __funnelshift_r: its inline assembly is done anew for each of a word's registers.
+__device__ __forceinline__ uint32_t rotateRight(uint32_t word, int count) {
+  return count == 0 ? word : word >> count | word << (32 - count);
+}
+
 __device__ constexpr uint32_t both(uint32_t half) { return half << 16 | half; }
 
 /// Register `reg` of k-tile `tile` of a lane's words: two float16 of fieldExcess + code.
 template <int kBits>
 __device__ __forceinline__ uint32_t weightPair(const uint32_t (&words)[2 * kBits], int tile, int reg) {
   const Field field = fieldOf(kBits, tile, reg);
-  const uint32_t word = words[field.word];
-  const uint32_t rotated = field.rotation ? __funnelshift_r(word, word, field.rotation) : word;
+  const uint32_t rotated = rotateRight(words[field.word], field.rotation);
   const int exponent = 15 + (kBits == 1 ? 11 : 10) - field.lowest;
   uint32_t magic = both(uint32_t(exponent) << 10);
   if constexpr (kBits == 3) {
     const Field low = lowFieldOf(tile, reg);
-    const uint32_t lowWord = words[low.word];
-    magic = andOr(low.rotation ? __funnelshift_r(lowWord, lowWord, low.rotation) : lowWord,
-                  both(1u << low.lowest), magic);
+    magic = andOr(rotateRight(words[low.word], low.rotation), both(1u << low.lowest), magic);
     return andOr(rotated, both(6u << field.lowest), magic);
   }
   return andOr(rotated, both(((1u << kBits) - 1) << field.lowest), magic);
@@ -87,23 +89,6 @@ __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_g
 template <int kPending>
 __device__ __forceinline__ void waitCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-/// The first unit of the stripe that begins at this cost.
-__device__ __forceinline__ uint32_t unitAtCost(const PackedProductArguments& a, uint32_t cost) {
-  uint32_t unit = a.units, passed = 0;
-  bool found = false;
-#pragma unroll
-  for (int width = 0; width < kWidths; ++width) {
-    const uint32_t each = unitCost(widthBits(width));
-    const uint32_t end = passed + (a.runBegin[width + 1] - a.runBegin[width]) * each;
-    if (!found && cost < end) {
-      unit = a.runBegin[width] + (cost - passed + each - 1) / each;
-      found = true;
-    }
-    passed = end;
-  }
-  return unit;
 }
 
 }  // namespace slim::cuda

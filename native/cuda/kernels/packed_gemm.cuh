@@ -53,17 +53,17 @@ __device__ __forceinline__ UnitPlace placeOf(const PackedProductArguments& a, ui
 template <int kTiles, int kSlots, int kRowTiles>
 __device__ __forceinline__ void packedGemm(const PackedProductArguments& a) {
   extern __shared__ uint4 shared[];
-  constexpr uint32_t kFragments = kTiles * 128, kSums = kSlots * kTiles * 4;  // elements a stage
+  constexpr uint32_t kFragments = kTiles * 128, kSums = kSlots * kTiles * 8;  // of 16 bytes, a stage
   const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const uint32_t rowTiles = (a.rows + kUnitRows - 1) / kUnitRows, tokenTiles = (a.tokens + 7) / 8;
   const uint32_t firstRowTile = (blockIdx.x * 8 + warp) * kRowTiles, firstTokenTile = blockIdx.y * kTiles;
   const uint32_t tilesHere = min(uint32_t(kTiles), tokenTiles - firstTokenTile);
-  const uint32_t firstUnit = unitAtCost(a, blockIdx.z * a.stripeCost);
-  const uint32_t endUnit = unitAtCost(a, (blockIdx.z + 1) * a.stripeCost);
+  const uint32_t tilesThere = (1u << tilesHere) - 1;  // one bit each
+  const uint32_t firstUnit = a.stripes[blockIdx.z];
+  const uint32_t endUnit = a.stripes[blockIdx.z + 1];
 
-  // A stage: fragments, excess sums, sums, then the codes of every warp, each its own lanes' alone.
-  const uint32_t codesAt = (kFragments + kSums) * 16 + kSums * 8,
-                 stageBytes = codesAt + 8 * kRowTiles * a.codeBytes;
+  // A stage: fragments, sums, then the codes of every warp, each its own lanes' alone.
+  const uint32_t codesAt = (kFragments + kSums) * 16, stageBytes = codesAt + 8 * kRowTiles * a.codeBytes;
   char* const ring = reinterpret_cast<char*>(shared);
 
   const auto bring = [&](uint32_t unit) {
@@ -74,13 +74,10 @@ __device__ __forceinline__ void packedGemm(const PackedProductArguments& a) {
           static_cast<const uint4*>(a.fragments) + (uint64_t(unit) * tokenTiles + firstTokenTile) * 128;
       for (uint32_t i = thread; i < tilesHere * 128; i += kGemmThreads) copyAsync(fragments + i, from + i);
       if (thread < kSums) {
-        const uint32_t slot = thread / (kTiles * 4), within = thread % (kTiles * 4);
-        if (within < tilesHere * 4) {
-          const uint64_t place = (uint64_t(unit * kSlots + slot) * tokenTiles + firstTokenTile) * 4 + within;
-          copyAsync(fragments + kFragments + thread, static_cast<const uint4*>(a.excess) + place);
-          copyAsync8(reinterpret_cast<uint2*>(fragments + kFragments + kSums) + thread,
-                     static_cast<const uint2*>(a.sums) + place);
-        }
+        const uint32_t slot = thread / (kTiles * 8), within = thread % (kTiles * 8);
+        const uint64_t place = (uint64_t(unit * kSlots + slot) * tokenTiles + firstTokenTile) * 8 + within;
+        if (within < tilesHere * 8)
+          copyAsync(fragments + kFragments + thread, reinterpret_cast<const uint4*>(a.sums) + place);
       }
       const UnitPlace place = placeOf(a, unit);
 #pragma unroll
@@ -148,20 +145,18 @@ __device__ __forceinline__ void packedGemm(const PackedProductArguments& a) {
     }
 
     const uint4* fragments = reinterpret_cast<const uint4*>(stage);
-    const float4* excess = reinterpret_cast<const float4*>(fragments + kFragments);
-    const float2* sums = reinterpret_cast<const float2*>(excess + kSums);
+    const SlotSums* sums = reinterpret_cast<const SlotSums*>(fragments + kFragments);
     if (firstRowTile < rowTiles) {
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        if (tile >= int(tilesHere)) break;
+        if (!(tilesThere >> tile & 1)) continue;
 #pragma unroll
         for (int slot = 0; slot < kSlots; ++slot) {
-          const float4 start = excess[(slot * kTiles + tile) * 4 + lane % 4];
-          const float2 sum = sums[(slot * kTiles + tile) * 4 + lane % 4];
           float c[kRowTiles][4];
+          float2 sum;
+          loadSums(sums + (slot * kTiles + tile) * 4 + lane % 4, c[0], sum);
 #pragma unroll
-          for (int r = 0; r < kRowTiles; ++r)
-            c[r][0] = start.x, c[r][1] = start.y, c[r][2] = start.z, c[r][3] = start.w;
+          for (int i = 0; i < 4 * (kRowTiles - 1); ++i) c[1 + i / 4][i % 4] = c[0][i % 4];
 #pragma unroll
           for (int pair = slot * 4 / kSlots; pair < (slot + 1) * 4 / kSlots; ++pair) {
             const uint4 b = fragments[(tile * 4 + pair) * 32 + lane];
@@ -174,11 +169,9 @@ __device__ __forceinline__ void packedGemm(const PackedProductArguments& a) {
 #pragma unroll
           for (int r = 0; r < kRowTiles; ++r) {
             const RowPair& row = rows[r][slot];
-            float(&sumOf)[4] = acc[r][tile];
-            sumOf[0] += row.scale[0] * c[r][0] + row.offset[0] * sum.x;
-            sumOf[1] += row.scale[0] * c[r][1] + row.offset[0] * sum.y;
-            sumOf[2] += row.scale[1] * c[r][2] + row.offset[1] * sum.x;
-            sumOf[3] += row.scale[1] * c[r][3] + row.offset[1] * sum.y;
+            addToRows(acc[r][tile], row.offset, 1, sum);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) acc[r][tile][j] = fmaf(row.scale[j / 2], c[r][j], acc[r][tile][j]);
           }
         }
       }

@@ -11,15 +11,25 @@
 namespace slim::cuda {
 
 constexpr int kGemvThreads = 256;
-constexpr int kTokenStride =
-    20;  // of 16 rows: neither writing nor reading the partial sums meets a bank twice
+
+/// c += sign · offset · sum: the rows' offsets, two tokens' sums of activations.
+__device__ __forceinline__ void addToRows(float (&c)[4], const float (&offset)[2], float sign, float2 sum) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) c[j] = fmaf(sign * offset[j / 2], j % 2 ? sum.y : sum.x, c[j]);
+}
+
+/// What c starts with, and the sums of activations.
+__device__ __forceinline__ void loadSums(const SlotSums* from, float (&c)[4], float2& sum) {
+  const float4 start = *reinterpret_cast<const float4*>(from->start);
+  sum = *reinterpret_cast<const float2*>(from->sum);
+  c[0] = start.x, c[1] = start.y, c[2] = start.z, c[3] = start.w;
+}
 
 /// 16 rows of a warp's part of K.
 template <int kTokens, int kSlots>
 struct GemvWarp {
   const uint4* fragments;  // this lane's, of the CTA's first unit
-  const float4* excess;
-  const float2* sums;
+  const SlotSums* sums;
   uint32_t firstUnit;
   float acc[4];
 
@@ -58,20 +68,16 @@ struct GemvWarp {
     constexpr int kTokenPairs = (kTokens + 1) / 2;
     const uint32_t first = unit - firstUnit;
     const uint4* b = fragments + first * (4 * 4 * kTokens);
-    const float4* e = excess + first * (kSlots * kTokenPairs);
-    const float2* s = sums + first * (kSlots * kTokenPairs);
+    const SlotSums* s = sums + first * (kSlots * kTokenPairs);
 #pragma unroll
     for (int i = 0; i < kBatch; ++i)
 #pragma unroll
       for (int slot = 0; slot < kSlots; ++slot) {
         const RowPair row = rowPair(rows[i][slot]);
-        const float4 start = e[(i * kSlots + slot) * kTokenPairs];
-        const float2 sum = s[(i * kSlots + slot) * kTokenPairs];
-        float c[4] = {start.x, start.y, start.z, start.w};
-        if constexpr (kBits > 1) {
-          c[0] -= row.offset[0] * sum.x, c[1] -= row.offset[0] * sum.y;
-          c[2] -= row.offset[1] * sum.x, c[3] -= row.offset[1] * sum.y;
-        }
+        float c[4];
+        float2 sum;
+        loadSums(s + (i * kSlots + slot) * kTokenPairs, c, sum);
+        if constexpr (kBits > 1) addToRows(c, row.offset, -1, sum);
 #pragma unroll
         for (int pair = slot * 4 / kSlots; pair < (slot + 1) * 4 / kSlots; ++pair) {
           const uint4 x = b[(i * 4 + pair) * 4 * kTokens];
@@ -84,12 +90,9 @@ struct GemvWarp {
           multiplyTile(c, even, x.x, x.y);
           multiplyTile(c, odd, x.z, x.w);
         }
-        acc[0] += row.scale[0] * c[0], acc[1] += row.scale[0] * c[1];
-        acc[2] += row.scale[1] * c[2], acc[3] += row.scale[1] * c[3];
-        if constexpr (kBits == 1) {
-          acc[0] += row.offset[0] * sum.x, acc[1] += row.offset[0] * sum.y;
-          acc[2] += row.offset[1] * sum.x, acc[3] += row.offset[1] * sum.y;
-        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) acc[j] = fmaf(row.scale[j / 2], c[j], acc[j]);
+        if constexpr (kBits == 1) addToRows(acc, row.offset, 1, sum);
       }
   }
 
@@ -143,34 +146,29 @@ __device__ __forceinline__ void packedGemv(const PackedProductArguments& a) {
   const uint32_t tilesOfCta = 8 / a.warpsOfTile, rowTiles = (a.rows + kUnitRows - 1) / kUnitRows;
   const uint32_t rowTile = blockIdx.x * tilesOfCta + warp / a.warpsOfTile;
   const uint32_t firstStripe = blockIdx.y * a.warpsOfTile;
-  const uint32_t firstUnit = unitAtCost(a, firstStripe * a.stripeCost);
-  const uint32_t units = unitAtCost(a, (firstStripe + a.warpsOfTile) * a.stripeCost) - firstUnit;
+  const uint32_t firstUnit = a.stripes[firstStripe];
+  const uint32_t units = a.stripes[firstStripe + a.warpsOfTile] - firstUnit;
 
   uint4* fragments = shared;
-  uint4* excess = fragments + units * (16 * kTokens);
-  uint2* sums = reinterpret_cast<uint2*>(excess + units * (kSlots * kTokenPairs));
+  uint4* sums = fragments + units * (16 * kTokens);
 #pragma unroll 1
   for (uint32_t i = thread; i < units * (16 * kTokens); i += kGemvThreads)
     copyAsync(fragments + i, static_cast<const uint4*>(a.fragments) + firstUnit * (16 * kTokens) + i);
 #pragma unroll 1
-  for (uint32_t i = thread; i < units * (kSlots * kTokenPairs); i += kGemvThreads) {
-    copyAsync(excess + i, static_cast<const uint4*>(a.excess) + firstUnit * (kSlots * kTokenPairs) + i);
-    copyAsync8(sums + i, static_cast<const uint2*>(a.sums) + firstUnit * (kSlots * kTokenPairs) + i);
-  }
+  for (uint32_t i = thread; i < units * (2 * kSlots * kTokenPairs); i += kGemvThreads)
+    copyAsync(sums + i, reinterpret_cast<const uint4*>(a.sums) + firstUnit * (2 * kSlots * kTokenPairs) + i);
   commitCopies();
   waitCopies<0>();
   __syncthreads();
 
   // Lanes beyond the tokens multiply those again; what they make is not looked at.
   GemvWarp<kTokens, kSlots> work{fragments + lane / 4 % kTokens * 4 + lane % 4,
-                                 reinterpret_cast<const float4*>(excess) + lane % 4 % kTokenPairs,
-                                 reinterpret_cast<const float2*>(sums) + lane % 4 % kTokenPairs,
+                                 reinterpret_cast<const SlotSums*>(sums) + lane % 4 % kTokenPairs,
                                  firstUnit,
                                  {0, 0, 0, 0}};
   if (rowTile < rowTiles) {
     const uint32_t stripe = firstStripe + warp % a.warpsOfTile;
-    work.template sweepWidths<0>(a, rowTile, unitAtCost(a, stripe * a.stripeCost),
-                                 unitAtCost(a, (stripe + 1) * a.stripeCost), lane);
+    work.template sweepWidths<0>(a, rowTile, a.stripes[stripe], a.stripes[stripe + 1], lane);
   }
 
   __syncthreads();
@@ -216,9 +214,6 @@ extern "C" {
 __global__ void __launch_bounds__(256, 3) packedGemv1x1(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemv<1, 1>(a);
 }
-__global__ void __launch_bounds__(256, 3) packedGemv2x1(const __grid_constant__ PackedProductArguments a) {
-  slim::cuda::packedGemv<2, 1>(a);
-}
 __global__ void __launch_bounds__(256, 3) packedGemv4x1(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemv<4, 1>(a);
 }
@@ -228,9 +223,6 @@ __global__ void __launch_bounds__(256, 3) packedGemv8x1(const __grid_constant__ 
 __global__ void __launch_bounds__(256, 3) packedGemv1x2(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemv<1, 2>(a);
 }
-__global__ void __launch_bounds__(256, 3) packedGemv2x2(const __grid_constant__ PackedProductArguments a) {
-  slim::cuda::packedGemv<2, 2>(a);
-}
 __global__ void __launch_bounds__(256, 3) packedGemv4x2(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemv<4, 2>(a);
 }
@@ -239,9 +231,6 @@ __global__ void __launch_bounds__(256, 3) packedGemv8x2(const __grid_constant__ 
 }
 __global__ void __launch_bounds__(256, 2) packedGemv1x4(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemv<1, 4>(a);
-}
-__global__ void __launch_bounds__(256, 2) packedGemv2x4(const __grid_constant__ PackedProductArguments a) {
-  slim::cuda::packedGemv<2, 4>(a);
 }
 __global__ void __launch_bounds__(256, 2) packedGemv4x4(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemv<4, 4>(a);
