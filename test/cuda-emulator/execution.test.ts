@@ -84,6 +84,51 @@ done: st.global.u32 [%y], %v;
     expect(ints(readFileSync(file))).toEqual(count(32, (i) => [i + 100, i + 200, 5 * i][i % 3]))
   })
 
+  it('stmatrix stores what ldmatrix loads, and a barrier reduces a predicate', async () => {
+    const text = `.version 9.0
+.target sm_90
+.address_size 64
+.visible .entry store(.param .u64 store_y) {
+  .shared .align 16 .b8 tile[512];
+  .reg .b32 %i, %v, %s, %r, %w, %n, %m;
+  .reg .pred %p, %q;
+  .reg .b64 %y;
+  ld.param.u64 %y, [store_y];
+  mov.u32 %i, %tid.x;
+  mov.u32 %s, tile;
+  shr.u32 %w, %i, 5;
+  shl.b32 %w, %w, 7;
+  and.b32 %r, %i, 7;
+  mad.lo.u32 %s, %r, 16, %s;
+  add.u32 %s, %s, %w;
+  stmatrix.sync.aligned.m8n8.x1.shared.b16 [%s], {%i};
+  bar.warp.sync 0xffffffff;
+  ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%v}, [%s];
+  setp.lt.u32 %p, %i, 40;
+  bar.red.popc.u32 %n, 0, %p;
+  bar.red.and.pred %q, 0, !%p;
+  selp.b32 %m, 1, 0, %q;
+  mad.wide.u32 %y, %i, 12, %y;
+  st.global.u32 [%y], %v;
+  st.global.u32 [%y+4], %n;
+  st.global.u32 [%y+8], %m;
+  ret;
+}`
+    const file = bench.path('store')
+    const { outcomes } = await bench.run(
+      [
+        'device 0',
+        `module ${bench.file(text, 'ptx')}`,
+        'allocate y 768',
+        'launch store 1 1 1 64 1 1 0 @y',
+        `read y ${file}`,
+      ],
+      { SLIM_EMULATOR_CC: '90' },
+    )
+    expect(outcomes.filter((o) => o.error !== 0)).toEqual([])
+    expect(ints(readFileSync(file))).toEqual(count(64, (i) => [i, 40, 0]).flat())
+  })
+
   it('functions are called with structures, from lanes that part in them', async () => {
     const y = floats(await result(128, ['launch calls 1 1 1 32 1 1 0 @y s32:3 f32:0.5']))
     expect(y).toEqual(count(32, (i) => (i & 1 ? (3 + i) * 2 + 0.5 : 3 + i + 1)))
