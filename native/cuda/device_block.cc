@@ -144,6 +144,16 @@ Status DeviceBlock::attend(Device& device, DevicePass& pass, size_t blockOffset)
   const auto headBlocks = unsigned(spec_.kvHeads * divideUp(spec_.heads / spec_.kvHeads, headsOfTile()));
   const std::string about = std::to_string(shape.rows) + " tokens of " + std::to_string(shape.sequences) +
                             " sequences, " + std::to_string(shape.pagesOfSequence) + " pages";
+  if (shape.tileRows == kPromptRows) {
+    const auto headDim = uint32_t(spec_.headDim);
+    const std::string size = headDim <= 64 ? "64" : headDim <= 128 ? "128" : "256";
+    return device.launch(("attendPrompt" + size).c_str(),
+                         {.gridX = unsigned(shape.tiles),
+                          .gridY = headBlocks,
+                          .threads = 128,
+                          .sharedBytes = promptSharedBytes(headDim)},
+                         a, about);
+  }
   const Launch launch{
       .gridX = unsigned(shape.tiles), .gridY = headBlocks, .gridZ = unsigned(shape.slices), .threads = 128};
   SLIM_RETURN_IF_ERROR(device.launch("attend", launch, a, about));

@@ -9,8 +9,8 @@ namespace {
 
 /// Of the attention over long caches by few tokens: positions that one CTA takes.
 constexpr size_t kSlicePages = 4;
-/// More tokens of each sequence make CTAs enough without slices.
-constexpr size_t kMostTokensToSlice = 4;
+/// Of each sequence: more fill the tensor cores' tiles, and make CTAs enough without slices.
+constexpr size_t kMostFewTokens = 4;
 
 size_t divideUp(size_t a, size_t b) { return (a + b - 1) / b; }
 
@@ -23,13 +23,15 @@ PassShape PassInput::shape() const {
   shape.logitRows = logitRows.size();
   size_t pages = 1, longest = 0;
   for (const PassChunk& chunk : chunks) {
-    shape.tiles += divideUp(chunk.length, kQueryRows / headsOfTile);
     pages = std::max(pages, divideUp(chunk.start + chunk.length, kCachePage));
     longest = std::max(longest, chunk.length);
   }
+  const bool few = longest <= kMostFewTokens;
+  shape.tileRows = few ? kQueryRows : kPromptRows;
+  for (const PassChunk& chunk : chunks) shape.tiles += divideUp(chunk.length, shape.tileRows / headsOfTile);
   // Powers of two: a recorded pass serves a sequence until it is twice as long.
   shape.pagesOfSequence = std::bit_ceil(pages);
-  if (longest <= kMostTokensToSlice) shape.slices = divideUp(shape.pagesOfSequence, kSlicePages);
+  if (few) shape.slices = divideUp(shape.pagesOfSequence, kSlicePages);
   return shape;
 }
 
@@ -69,7 +71,7 @@ Status DevicePass::upload(Device& device, const PassInput& input) {
   int32_t *position = id + shape.rows, *sequence = position + shape.rows, *logitRow = sequence + shape.rows;
   std::copy(input.ids.begin(), input.ids.end(), id);
   std::copy(input.logitRows.begin(), input.logitRows.end(), logitRow);
-  const size_t tokensOfTile = kQueryRows / input.headsOfTile;
+  const size_t tokensOfTile = shape.tileRows / input.headsOfTile;
   size_t row = 0;
   for (size_t s = 0; s < input.chunks.size(); ++s) {
     const PassChunk& chunk = input.chunks[s];

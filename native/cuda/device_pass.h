@@ -15,6 +15,7 @@ namespace slim::cuda {
 /// A pass with the same shape has the same kernels at the same addresses.
 struct PassShape {
   size_t rows = 0, sequences = 0, tiles = 0, pagesOfSequence = 0, slices = 1;
+  size_t tileRows = 0;   // kQueryRows or kPromptRows: which attention kernel
   size_t logitRows = 0;  // rows whose logits are wanted
 
   auto operator<=>(const PassShape&) const = default;
@@ -30,7 +31,7 @@ struct PassInput {
   std::vector<int32_t> ids;
   std::vector<PassChunk> chunks;
   std::vector<int32_t> logitRows;
-  size_t headsOfTile = 1;  // of the attention: tiles have kQueryRows / headsOfTile tokens
+  size_t headsOfTile = 1;  // of the attention: a tile has tileRows / headsOfTile tokens
 
   PassShape shape() const;
 };

@@ -8,8 +8,8 @@ namespace slim::cuda {
 constexpr uint32_t kCachePage = 64;
 /// The longest head: what the kernels' shared memory holds.
 constexpr uint32_t kMostHeadDim = 256;
-/// Rows of queries (tokens × the heads that share keys) of one attention CTA.
-constexpr uint32_t kQueryRows = 8;
+/// Rows of queries (tokens × the heads that share keys) of one attention CTA: of few tokens, of prompts.
+constexpr uint32_t kQueryRows = 8, kPromptRows = 64;
 /// Tokens that one CTA of a dense product with few tokens takes; rows and tokens of one with more.
 constexpr uint32_t kFewTokens = 8, kManyRows = 128, kManyTokens = 64;
 
@@ -66,7 +66,12 @@ struct AttentionTile {
   uint32_t firstRow, tokens, sequence, firstPosition;
 };
 
-/// attend, mergeSlices: out [rows, outStride] = softmax(q · K) V over a sequence's cache.
+/// Dynamic shared memory of attendPrompt….
+SLIM_HOST_DEVICE constexpr uint32_t promptSharedBytes(uint32_t headDim) {
+  return (kPromptRows + 2 * kCachePage) * ((headDim + 15) / 16 * 16 + 8) * 2;
+}
+
+/// attend, mergeSlices, attendPrompt…: out [rows, outStride] = softmax(q · K) V over a sequence's cache.
 struct AttentionArguments {
   Address<const float> qkv;  // [rows, qkvStride], from prepareHeads
   Address<float> out;
