@@ -76,11 +76,11 @@ Status DeviceLinear::multiplyDense(Device& device, const DeviceActivations& x, c
   const std::string shape = "[" + std::to_string(rows_) + ", " + std::to_string(cols_) + "], " +
                             std::to_string(x.tokens) + " tokens";
   const bool many = x.tokens > kFewTokens && a.vectors && dense_->type != ActivationType::F32;
-  const size_t tileRows = many ? kManyRows : 8, tileTokens = many ? kManyTokens : kFewTokens;
+  const size_t tileRows = many ? kManyRows : kFewRows, tileTokens = many ? kManyTokens : kFewTokens;
   return device.launch(((many ? "denseMany" : "denseFew") + type).c_str(),
                        {.gridX = unsigned((rows_ + tileRows - 1) / tileRows),
                         .gridY = unsigned((x.tokens + tileTokens - 1) / tileTokens),
-                        .threads = 256},
+                        .threads = many ? 256u : 128u},
                        a, shape);
 }
 

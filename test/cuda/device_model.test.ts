@@ -198,10 +198,10 @@ describe.skipIf(skip)('a model on the emulated device', () => {
       Int32Array.of(...ids.subarray(0, 90), ...other),
       spec.vocabSize,
     )
-    expect(largestDifference(shared, fresh)).toBeLessThan(1e-4)
+    expect(largestDifference(shared, fresh)).toBeLessThan(5e-3)
     first.truncate(90)
     const again = await stepLogprobs(model, first, other, spec.vocabSize)
-    expect(largestDifference(again, shared)).toBeLessThan(1e-4)
+    expect(again).toEqual(shared)
     for (const cache of [first, second, third]) cache.dispose()
     model.dispose()
   })
@@ -277,7 +277,7 @@ async function packedModel() {
     headDim,
     norm: { kind: 'rms', eps: 1e-5, unitOffset: false },
     rotary: { dim: 4, inverseFrequencies: Float32Array.of(1, 0.1), scale: 1 },
-    attention: { scale: 0.25, softcap: 0, window: 0 },
+    attention: { scale: 0.01, softcap: 0, window: 0 },
     qkvLayout: 'separate',
     activation: 'silu',
     mlp: 'gated',

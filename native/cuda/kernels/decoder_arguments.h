@@ -10,8 +10,8 @@ constexpr uint32_t kCachePage = 64;
 constexpr uint32_t kMostHeadDim = 256;
 /// Rows of queries (tokens × the heads that share keys) of one attention CTA: of few tokens, of prompts.
 constexpr uint32_t kQueryRows = 8, kPromptRows = 64;
-/// Tokens that one CTA of a dense product with few tokens takes; rows and tokens of one with more.
-constexpr uint32_t kFewTokens = 8, kManyRows = 128, kManyTokens = 64;
+/// Rows and tokens that one CTA of a dense product with few tokens takes, and one with more.
+constexpr uint32_t kFewRows = 8, kFewTokens = 8, kManyRows = 128, kManyTokens = 64;
 
 /// Heads lie on whole 16-byte vectors in the cache.
 SLIM_HOST_DEVICE constexpr uint32_t paddedHeadDim(uint32_t headDim) { return (headDim + 7) / 8 * 8; }

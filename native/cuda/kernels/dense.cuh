@@ -5,46 +5,59 @@
 
 namespace slim::cuda {
 
-/// Few tokens, or float32 weights: one warp a row of W, up to kFewTokens tokens (blockIdx.y) at once.
+/// Few tokens, or float32 weights: one warp two rows of W, up to kFewTokens tokens (blockIdx.y) at once. A
+/// request of 4 elements a lane leaves no part of a sector of x or W unused.
 template <typename Weight>
 __device__ __forceinline__ void denseFew(const DenseProductArguments& a) {
-  const uint32_t lane = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32;
-  if (row >= a.rows) return;
+  constexpr uint32_t kRows = kFewRows / 4;  // of a warp
+  const uint32_t lane = threadIdx.x % 32, firstRow = blockIdx.x * kFewRows + threadIdx.x / 32 * kRows;
+  if (firstRow >= a.rows) return;
   const uint32_t firstToken = blockIdx.y * kFewTokens, tokens = min(kFewTokens, a.tokens - firstToken);
-  const Weight* weight = static_cast<const Weight*>(a.weight) + uint64_t(row) * a.columns;
   const float* x = a.x + firstToken * a.xStride;
-  float sums[kFewTokens] = {};
+  const Weight* weight[kRows];
+#pragma unroll
+  for (uint32_t r = 0; r < kRows; ++r)  // beyond the last row, the last one again
+    weight[r] = static_cast<const Weight*>(a.weight) + uint64_t(min(firstRow + r, a.rows - 1)) * a.columns;
+  float sums[kRows][kFewTokens] = {};
   if (a.vectors) {
-    for (uint32_t k = 8 * lane; k < a.columns; k += 256) {
-      float w[8];
-      loadEight(weight + k, w);
+#pragma unroll 2
+    for (uint32_t k = 4 * lane; k < a.columns; k += 128) {
+      float4 w[kRows];
+#pragma unroll
+      for (uint32_t r = 0; r < kRows; ++r) w[r] = loadFour(weight[r] + k);
 #pragma unroll
       for (uint32_t t = 0; t < kFewTokens; ++t) {
         if (t >= tokens) continue;
-        float v[8];
-        loadEight(x + t * a.xStride + k, v);
+        const float4 v = loadFour(x + t * a.xStride + k);
 #pragma unroll
-        for (int j = 0; j < 8; ++j) sums[t] = fmaf(w[j], v[j], sums[t]);
+        for (uint32_t r = 0; r < kRows; ++r)
+          sums[r][t] = fmaf(w[r].x, v.x, fmaf(w[r].y, v.y, fmaf(w[r].z, v.z, fmaf(w[r].w, v.w, sums[r][t]))));
       }
     }
   } else {
-    for (uint32_t k = lane; k < a.columns; k += 32) {
-      const float w = toFloat(weight[k]);
+    for (uint32_t k = lane; k < a.columns; k += 32)
 #pragma unroll
-      for (uint32_t t = 0; t < kFewTokens; ++t)
-        if (t < tokens) sums[t] = fmaf(w, x[t * a.xStride + k], sums[t]);
+      for (uint32_t t = 0; t < kFewTokens; ++t) {
+        if (t >= tokens) continue;
+#pragma unroll
+        for (uint32_t r = 0; r < kRows; ++r)
+          sums[r][t] = fmaf(toFloat(weight[r][k]), x[t * a.xStride + k], sums[r][t]);
+      }
+  }
+#pragma unroll
+  for (uint32_t r = 0; r < kRows; ++r) {
+    float mine = 0;  // lane t has token t's
+#pragma unroll
+    for (uint32_t t = 0; t < kFewTokens; ++t) {
+      const float sum = warpSum(sums[r][t]);
+      if (lane == t) mine = sum;
     }
+    const uint32_t row = firstRow + r;
+    if (lane >= tokens || row >= a.rows) continue;
+    float* y = a.y + (firstToken + lane) * a.yStride + row;
+    if (a.bias) mine += a.bias[row];
+    *y = a.accumulate ? *y + mine : mine;
   }
-  float mine = 0;  // lane t has token t's
-#pragma unroll
-  for (uint32_t t = 0; t < kFewTokens; ++t) {
-    const float sum = warpSum(sums[t]);
-    if (lane == t) mine = sum;
-  }
-  if (lane >= tokens) return;
-  float* y = a.y + (firstToken + lane) * a.yStride + row;
-  if (a.bias) mine += a.bias[row];
-  *y = a.accumulate ? *y + mine : mine;
 }
 
 constexpr int kDenseDepth = 32;
@@ -150,15 +163,15 @@ __device__ __forceinline__ void denseMany(const DenseProductArguments& a) {
 
 }  // namespace slim::cuda
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(128)
     denseFewF32(const __grid_constant__ slim::cuda::DenseProductArguments a) {
   slim::cuda::denseFew<float>(a);
 }
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(128)
     denseFewF16(const __grid_constant__ slim::cuda::DenseProductArguments a) {
   slim::cuda::denseFew<__half>(a);
 }
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(128)
     denseFewBF16(const __grid_constant__ slim::cuda::DenseProductArguments a) {
   slim::cuda::denseFew<__nv_bfloat16>(a);
 }

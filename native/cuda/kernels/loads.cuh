@@ -42,6 +42,22 @@ __device__ __forceinline__ void loadEight(const __nv_bfloat16* from, float (&to)
   }
 }
 
+/// 4 elements, on a boundary of as many bytes.
+__device__ __forceinline__ float4 loadFour(const float* from) {
+  return *reinterpret_cast<const float4*>(from);
+}
+__device__ __forceinline__ float4 loadFour(const __half* from) {
+  const uint2 v = *reinterpret_cast<const uint2*>(from);
+  const float2 low = __half22float2(reinterpret_cast<const __half2&>(v.x));
+  const float2 high = __half22float2(reinterpret_cast<const __half2&>(v.y));
+  return make_float4(low.x, low.y, high.x, high.y);
+}
+__device__ __forceinline__ float4 loadFour(const __nv_bfloat16* from) {
+  const uint2 v = *reinterpret_cast<const uint2*>(from);
+  return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u),
+                     __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
+}
+
 __device__ __forceinline__ float warpSum(float x) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);

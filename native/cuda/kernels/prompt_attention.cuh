@@ -183,10 +183,16 @@ __device__ __forceinline__ void attendPrompt(const AttentionArguments& a) {
     if (r >= rows) continue;
     float* out = a.out + (tile.firstRow + r / heads) * a.outStride + (firstHead + r % heads) * a.headDim;
 #pragma unroll
-    for (uint32_t n = 0; n < kDims / 8; ++n)
-#pragma unroll
-      for (uint32_t i = 0; i < 2; ++i)
-        if (const uint32_t d = n * 8 + 2 * t + i; d < a.headDim) out[d] = sums[n][2 * h + i] / total[h];
+    for (uint32_t n = 0; n < kDims / 8; ++n) {
+      const uint32_t d = n * 8 + 2 * t;
+      const float low = sums[n][2 * h] / total[h], high = sums[n][2 * h + 1] / total[h];
+      if (a.headDim % 2 == 0) {
+        if (d < a.headDim) *reinterpret_cast<float2*>(out + d) = make_float2(low, high);
+      } else {
+        if (d < a.headDim) out[d] = low;
+        if (d + 1 < a.headDim) out[d + 1] = high;
+      }
+    }
   }
 }
 
