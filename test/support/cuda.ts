@@ -22,7 +22,8 @@ export interface LaunchReport {
   kernel: string
   grid: number[]
   block: number[]
-  instructions: Record<string, number>
+  instructions: number
+  instructionsByClass: Record<string, number>
   sharedRequests: number
   sharedWavefronts: number
   minimumWavefronts: number
