@@ -234,9 +234,7 @@ describe.skipIf(skip)('packed products on the emulated device', () => {
   it('give their memory back', async () => {
     const device = new native.CudaDevice(0)
     const parts = await randomParts(33, 300, 128, mixed(11)(3))
-    const matrix = await run(
-      device.packedMatrix(new native.PackedMatrix(await tensorsOf(parts)), 1),
-    )
+    const matrix = await run(device.packedMatrix(new native.PackedMatrix(await tensorsOf(parts)), 1))
     expect(device.usedBytes).toBeGreaterThanOrEqual(matrix.byteLength)
     const held = device.usedBytes
     await run(matrix.matmul(await half(normals(1, 300), [1, 300])))

@@ -4,12 +4,12 @@ import os from 'node:os'
 import path from 'node:path'
 import { addon, type NativeCudaDevice, packageRoot } from '../../lib/native/addon.js'
 
-const emulator = path.join(packageRoot(), 'build', 'cuda-emulator', 'libcuda-emulator.so')
-const kernels = path.join(packageRoot(), 'build', 'Release', 'kernels.fatbin')
+export const emulatorLibrary = path.join(packageRoot(), 'build', 'cuda-emulator', 'libcuda-emulator.so')
+export const kernelsFile = path.join(packageRoot(), 'build', 'Release', 'kernels.fatbin')
 
 /** Whether the emulated driver and the kernels are built; says so where they are not. */
 export function hasEmulator(): boolean {
-  const missing = [emulator, kernels].filter((file) => !existsSync(file))
+  const missing = [emulatorLibrary, kernelsFile].filter((file) => !existsSync(file))
   if (missing.length > 0)
     console.warn(
       `skipped: kernels on the emulated driver; not built: ${missing.join(', ')} (npm run build:cuda)`,
@@ -46,7 +46,7 @@ export interface EmulatedDevice {
 export function openEmulated(): EmulatedDevice {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'slim-emulator-'))
   const report = path.join(folder, 'report.jsonl')
-  process.env.SLIMLLM_CUDA_DRIVER = emulator
+  process.env.SLIMLLM_CUDA_DRIVER = emulatorLibrary
   process.env.SLIM_EMULATOR_REPORT = report
   const device = new (addon().CudaDevice)(0)
   let seen = 0
