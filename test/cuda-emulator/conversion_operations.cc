@@ -140,7 +140,10 @@ struct Convert {
 };
 
 struct HalfToFloat {
-  float operator()(Half h) const { return toFloat(h); }
+  float operator()(Half h) const {
+    const float x = toFloat(h);
+    return x == x ? x : std::bit_cast<float>(0x7fffffffu);
+  }
 };
 struct FloatToHalf {
   Half operator()(float x) const { return nearestHalf(x); }

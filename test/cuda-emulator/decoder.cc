@@ -209,6 +209,7 @@ bool Instruction::become(Handler handler, OpClass opClass) {
 
 bool Instruction::withSlots(Handler handler, OpClass opClass, int resultBits,
                             std::initializer_list<int> sourceBits) {
+  if (resultBits == 0) return fail("a type that the emulator does not know");
   op.slots[0] = destination(0, resultBits);
   size_t i = 1;
   for (const int bits : sourceBits) {

@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bench, buffer, withoutNvcc } from './support.js'
+import { Bench, buffer, buildTimeout, withoutNvcc } from './support.js'
 
 const folder = path.join(path.dirname(fileURLToPath(import.meta.url)), 'defects')
 
@@ -215,7 +215,7 @@ const cases: Case[] = [
     launch: block(64),
     finding: found('barrier-count', failed, /48 threads, not a multiple of 32/),
   },
-  ...['soundShuffle', 'soundVote'].map((kernel) => ({
+  ...['soundShuffle', 'soundVote', 'soundExited'].map((kernel) => ({
     source: 'warp_mask',
     kernel,
     before: y64,
@@ -267,7 +267,7 @@ describe.skipIf(withoutNvcc)('defects', () => {
   }
   beforeAll(async () => {
     bench = await Bench.open()
-  })
+  }, buildTimeout)
   afterAll(() => bench.close())
 
   it.each(

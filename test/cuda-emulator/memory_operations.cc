@@ -85,6 +85,7 @@ bool decodeAccess(Instruction& in, bool load) {
   const bool isVector = value.kind == Operand::Kind::kVector;
   const std::vector<Operand> elements = isVector ? value.elements : std::vector<Operand>{value};
   in.op.count = static_cast<uint8_t>(elements.size());
+  if (in.op.bytes == 0) return in.fail("a type that the emulator does not know");
   if (elements.size() > kAddressSlot || in.op.bytes * in.op.count > 16)
     return in.fail("an access of more than 16 bytes a lane");
   // The registers of a vector are of one width; an element that is not a register takes the type's.

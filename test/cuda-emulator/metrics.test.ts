@@ -2,7 +2,7 @@
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bench, buffer, type LaunchReport, withoutNvcc } from './support.js'
+import { Bench, buffer, buildTimeout, type LaunchReport, withoutNvcc } from './support.js'
 
 const folder = path.join(path.dirname(fileURLToPath(import.meta.url)), 'defects')
 const sharedBytes = 16384
@@ -14,7 +14,7 @@ describe.skipIf(withoutNvcc)('metrics', () => {
     bench = await Bench.open()
     const module = await bench.compile(path.join(folder, 'metrics.cu'))
     start = ['device 0', `module ${module}`, ...buffer(bench, 'x', new Float32Array(4096)), 'allocate y 128']
-  })
+  }, buildTimeout)
   afterAll(() => bench.close())
 
   const report = async (launch: string): Promise<LaunchReport> => {

@@ -13,6 +13,9 @@ function findNvcc(): string | undefined {
   return folders.map((folder) => path.join(folder, 'nvcc')).find((file) => existsSync(file))
 }
 
+/** The emulator is built by the first test that needs it. */
+export const buildTimeout = 900_000
+
 export const nvcc = findNvcc()
 export const withoutNvcc = nvcc === undefined
 if (withoutNvcc) console.warn('SKIPPED: kernels compiled from CUDA C++, for nvcc is not installed')

@@ -15,7 +15,14 @@ extern "C" __global__ void defectSource(float* y) {
   y[threadIdx.x] = v;
 }
 extern "C" __global__ void defectVote(float* y) {
-  if (threadIdx.x < 16) y[threadIdx.x] = __ballot_sync(0xffffffff, y != nullptr && threadIdx.x > 3);
+  if (threadIdx.x < 16) y[threadIdx.x] = __ballot_sync(0xffffffff, threadIdx.x > 3);
+  __syncwarp();
+  y[threadIdx.x + 32] = 1;
+}
+// Threads that have exited need not take part.
+extern "C" __global__ void soundExited(float* y) {
+  if (threadIdx.x >= 16) return;
+  y[threadIdx.x] = __ballot_sync(0xffffffff, threadIdx.x > 3);
 }
 extern "C" __global__ void defectUnnamed(float* y) {
   y[threadIdx.x] = __ballot_sync(0x0000ffff, threadIdx.x > 3);
