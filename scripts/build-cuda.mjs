@@ -2,15 +2,7 @@
 // sm_80, sm_86, sm_89 and sm_90a, and PTX for later chips; and the emulated driver (build-emulator.mjs). --kernels or --emulator builds one alone; --ptx leaves the machine code
 // out (quicker; enough for the emulator); --prebuild puts a copy of the kernels into prebuilds/.
 import { spawn } from 'node:child_process'
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
