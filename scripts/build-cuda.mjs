@@ -1,16 +1,8 @@
 // Compiles native/cuda/kernels.cu with nvcc to build/Release/kernels.fatbin, beside the addon: machine code for
 // sm_80, sm_86, sm_89 and sm_90a, and PTX for later chips; and the emulated driver (build-emulator.mjs). --kernels or --emulator builds one alone; --ptx leaves the machine code
 // out (quicker; enough for the emulator); --prebuild puts a copy of the kernels into prebuilds/.
-import { spawn, spawnSync } from 'node:child_process'
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { spawn } from 'node:child_process'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -23,12 +15,6 @@ const MOST_BYTES = 8 * 2 ** 20 // what the npm package can bear
 function fail(message) {
   console.error(message)
   process.exit(1)
-}
-
-function run(command, args) {
-  const { status, error } = spawnSync(command, args, { cwd: root, stdio: 'inherit' })
-  if (error) fail(`${command} cannot be run: ${error.message}`)
-  if (status !== 0) fail(`${command} failed with exit status ${status}`)
 }
 
 /** nvcc of the PATH, of CUDA_HOME, or where CUDA's packages put it. */
@@ -157,9 +143,8 @@ async function buildKernels() {
   console.log(`${path.relative(root, output)}: ${(size / 2 ** 20).toFixed(2)} MiB`)
   if (size > MOST_BYTES) fail(`kernels.fatbin is larger than ${MOST_BYTES} bytes`)
   if (process.argv.includes('--prebuild')) {
-    const folder = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`)
-    mkdirSync(folder, { recursive: true })
-    copyFileSync(output, path.join(folder, 'kernels.fatbin'))
+    mkdirSync(path.join(root, 'prebuilds'), { recursive: true })
+    copyFileSync(output, path.join(root, 'prebuilds/kernels.fatbin'))
   }
 }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compiles all kernels for every target with warnings as errors. Nothing here runs on a GPU.
+# Compiles all kernels for every target, with warnings as errors, and runs them on the emulated driver.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-node scripts/build-cuda.mjs --kernels
+node scripts/build-cuda.mjs
+npx vitest run test/cuda

@@ -448,7 +448,15 @@ export interface NativeCudaPackedMatrix {
   /** Of device memory. */
   readonly byteLength: number
   /** y [tokens, rows] float32 = x [tokens, cols] · Wᵀ (+ bias [rows]) (+ addTo [tokens, rows]). */
-  matmul(x: NativeTensor, options?: { bias?: NativeTensor; addTo?: NativeTensor }): NativeJob<NativeTensor>
+  matmul(
+    x: NativeTensor,
+    options?: {
+      bias?: NativeTensor
+      addTo?: NativeTensor
+      /** Internal to tests and benchmarks: parts of K that CTAs share (default: as many as fill the device). */
+      splits?: number
+    },
+  ): NativeJob<NativeTensor>
   dispose(): void
 }
 

@@ -11,7 +11,7 @@ cuda::ActivationType activationType(DType dtype) {
 }
 
 Status multiply(const cuda::PackedLinear& linear, const Tensor& x, const Tensor* bias, bool accumulate,
-                Tensor& y) {
+                uint32_t splits, Tensor& y) {
   cuda::Device& device = *linear.device();
   const auto lock = device.use();
   cuda::DeviceBuffer<uint8_t> input;
@@ -23,8 +23,8 @@ Status multiply(const cuda::PackedLinear& linear, const Tensor& x, const Tensor*
   const cuda::DeviceActivations activations{input.address(), activationType(x.dtype()), x.rows(), x.cols()};
   cuda::ProductScratch scratch;
   SLIM_RETURN_IF_ERROR(cuda::PackedLinear::scaleTokens(device, activations, x.cols(), scratch));
-  SLIM_RETURN_IF_ERROR(
-      linear.multiply(activations, {output.address(), linear.rows(), biases.address(), accumulate}, scratch));
+  SLIM_RETURN_IF_ERROR(linear.multiply(
+      activations, {output.address(), linear.rows(), biases.address(), accumulate}, scratch, splits));
   return device.copyToHost(y.data(), output.address(), y.bytes());
 }
 
@@ -65,7 +65,7 @@ Napi::Value CudaPackedObject::getByteLength(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), double(linear(info)->deviceBytes()));
 }
 
-// matmul(x, { bias?, addTo? }): NativeJob<NativeTensor>
+// matmul(x, { bias?, addTo?, splits? }): NativeJob<NativeTensor>
 Napi::Value CudaPackedObject::matmul(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   auto linear = this->linear(info);
@@ -75,10 +75,13 @@ Napi::Value CudaPackedObject::matmul(const Napi::CallbackInfo& info) {
     throw toError(env,
                   Status::invalidArgument("x", "F32, F16 or BF16 [tokens, " + cols + "]", describeShape(*x)));
   TensorPtr bias, addTo;
+  uint32_t splits = 0;
   if (!isMissing(info[1])) {
     const auto options = asObject(info[1], "options");
     bias = asOptionalTensor(options.Get("bias"), "options.bias");
     addTo = asOptionalTensor(options.Get("addTo"), "options.addTo");
+    if (!isMissing(options.Get("splits")))
+      splits = uint32_t(std::min<size_t>(asSize(options.Get("splits"), "options.splits", 1), 1 << 20));
   }
   if (bias && (bias->dtype() != DType::F32 || bias->elements() != linear->rows()))
     throw toError(env, Status::invalidArgument("options.bias", "F32 [" + rows + "]", describeShape(*bias)));
@@ -94,7 +97,7 @@ Napi::Value CudaPackedObject::matmul(const Napi::CallbackInfo& info) {
         SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {x->rows(), linear->rows()}, *result));
         if (x->rows() == 0) return Status::success();
         if (addTo) std::copy_n(addTo->data(), addTo->bytes(), (*result)->data());
-        return multiply(*linear, *x, bias.get(), addTo != nullptr, **result);
+        return multiply(*linear, *x, bias.get(), addTo != nullptr, splits, **result);
       },
       [=](Napi::Env e) { return TensorObject::wrap(e, *result); });
 }

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include "cuda/kernels/arguments.h"
 
@@ -39,8 +40,13 @@ std::string kernelsPath() {
   if (named && *named) return named;
   Dl_info info;
   dladdr(reinterpret_cast<const void*>(&fnv1a), &info);
-  const std::string addon = info.dli_fname;
-  return addon.substr(0, addon.rfind('/') + 1) + "kernels.fatbin";
+  // <package>/build/Release/slim.node or <package>/prebuilds/<platform>/slim.node
+  const std::filesystem::path folder = std::filesystem::path(info.dli_fname).parent_path();
+  const std::filesystem::path prebuilt = folder.parent_path().parent_path() / "prebuilds" / "kernels.fatbin";
+  const std::filesystem::path beside = folder / "kernels.fatbin";
+  std::error_code missing;
+  return std::filesystem::exists(beside, missing) || !std::filesystem::exists(prebuilt, missing) ? beside
+                                                                                                 : prebuilt;
 }
 
 Status openKernelsFile(std::shared_ptr<MappedFile>& out) {

@@ -8,7 +8,8 @@
 
 namespace slim::cuda {
 
-/// The file that SLIMLLM_CUDA_KERNELS names, else kernels.fatbin beside the addon. Checked: its version, its
+/// The file that SLIMLLM_CUDA_KERNELS names, else kernels.fatbin beside the addon, else the package's
+/// prebuilds/kernels.fatbin (one for all platforms). Checked: its version, its
 /// length and its hash.
 Status openKernelsFile(std::shared_ptr<MappedFile>& out);
 std::string kernelsPath();

@@ -9,7 +9,7 @@ namespace {
 
 constexpr uint32_t kMostFewTokens = 8;
 constexpr size_t kGemvSharedBytes = 32 * 1024;  // three CTAs an SM on every architecture
-constexpr uint32_t kGemvCtasOfSm = 3, kGemvWarps = 8;
+constexpr uint32_t kGemvWarps = 8;
 
 /// Tokens that a tile of activations has room for.
 uint32_t tokensOfTile(size_t tokens) { return tokens == 1 ? 1 : tokens <= 4 ? 4 : 8; }
@@ -158,8 +158,8 @@ struct PackedLinear::Plan {
   size_t workspace = 0;  // floats
 };
 
-Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y,
-                              ProductScratch& scratch) const {
+Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y, ProductScratch& scratch,
+                              uint32_t splits) const {
   PackedProductArguments a{};
   a.rows = uint32_t(rows_);
   a.tokens = uint32_t(x.tokens);
@@ -168,7 +168,7 @@ Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y,
   std::copy(std::begin(runBegin_), std::end(runBegin_), a.runBegin);
   std::copy(std::begin(runOffset_), std::end(runOffset_), a.runOffset);
   Plan plan;
-  if (x.tokens > kMostFewTokens || !planFew(a, plan)) plan = planMany(a);
+  if (x.tokens > kMostFewTokens || !planFew(a, splits, plan)) plan = planMany(a, splits);
   SLIM_RETURN_IF_ERROR(packActivations(x, plan.tileTokens, scratch));
   if (plan.workspace > 0)
     SLIM_RETURN_IF_ERROR(atLeast(*device_, plan.workspace, "partial sums", scratch.workspace));
@@ -187,7 +187,7 @@ Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y,
 }
 
 // One to eight tokens. False when K is so long that the activations of a CTA's part do not fit.
-bool PackedLinear::planFew(PackedProductArguments& a, Plan& plan) const {
+bool PackedLinear::planFew(PackedProductArguments& a, uint32_t splits, Plan& plan) const {
   const uint32_t tokens = tokensOfTile(a.tokens);
   // Rows of a CTA grow with the tokens, whose activations every CTA brings anew.
   a.warpsOfTile = tokens == 1 ? 4 : tokens == 4 ? 2 : 1;
@@ -195,8 +195,9 @@ bool PackedLinear::planFew(PackedProductArguments& a, Plan& plan) const {
   const auto rowBlocks = uint32_t(divideUp(divideUp(rows_, kUnitRows), tilesOfCta));
   const uint32_t bytesOfUnit = 256 * tokens + slotsOfUnit_ * ((tokens + 1) / 2) * uint32_t(sizeof(SlotSums));
   // As many CTAs as run at once, each warp with two units or more; and as many as their activations ask for.
-  const uint32_t atOnce = kGemvCtasOfSm * uint32_t(device_->info().multiprocessors) / rowBlocks;
-  uint32_t splits = std::max(1u, std::min(atOnce, units_ / (2 * a.warpsOfTile)));
+  const uint32_t ctasOfSm = slotsOfUnit_ == 1 ? 3 : 2;
+  const uint32_t atOnce = ctasOfSm * uint32_t(device_->info().multiprocessors) / rowBlocks;
+  if (splits == 0) splits = std::max(1u, std::min(atOnce, units_ / (2 * a.warpsOfTile)));
   uint32_t bytes = 0;
   for (;; ++splits) {
     const uint32_t stripes = splits * a.warpsOfTile;
@@ -216,21 +217,22 @@ bool PackedLinear::planFew(PackedProductArguments& a, Plan& plan) const {
 }
 
 // More tokens, or more columns.
-PackedLinear::Plan PackedLinear::planMany(PackedProductArguments& a) const {
+PackedLinear::Plan PackedLinear::planMany(PackedProductArguments& a, uint32_t splits) const {
   const uint32_t tokens = a.tokens <= 16 ? 16 : a.tokens <= 32 ? 32 : 64, rowTiles = tokens == 64 ? 2 : 1;
   const auto rowBlocks = uint32_t(divideUp(rows_, 128 * rowTiles));
   const auto tokenBlocks = uint32_t(divideUp(a.tokens, tokens));
   a.codeBytes = widestBits_ * kUnitBytesABit;
-  const uint32_t stageBytes =
-      tokens / 8 * (2048 + slotsOfUnit_ * 4 * uint32_t(sizeof(SlotSums))) + 8 * rowTiles * a.codeBytes;
+  // As GemmStage in packed_gemm.cuh: fragments, sums, scales and zero points, codes.
+  const uint32_t stageBytes = tokens / 8 * (2048 + slotsOfUnit_ * 4 * uint32_t(sizeof(SlotSums))) +
+                              8 * rowTiles * (slotsOfUnit_ * 64 + a.codeBytes);
   a.stages = std::clamp(uint32_t(device_->info().sharedBytesOfBlock) / stageBytes, 2u, 4u);
   const uint32_t ctasOfSm = tokens == 64 ? 1 : 2;
   const uint32_t atOnce = ctasOfSm * uint32_t(device_->info().multiprocessors) / (rowBlocks * tokenBlocks);
   // A split has as many units as the ring, or it would not fill it; arrivals_ has a counter for every row
   // tile.
   const bool counted = size_t(rowBlocks) * tokenBlocks <= arrivals_.count();
-  const uint32_t splits =
-      counted ? std::clamp(std::min(atOnce, units_ / 4), 1u, std::min(units_, kMostStripes)) : 1;
+  if (splits == 0) splits = std::min(atOnce, units_ / 4);
+  splits = counted ? std::clamp(splits, 1u, std::min(units_, kMostStripes)) : 1;
   cutStripes(splits, a);
   Plan plan;
   plan.kernel = "packedGemm" + std::to_string(tokens) + "x" + std::to_string(slotsOfUnit_);

@@ -46,14 +46,16 @@ class PackedLinear {
 
   /// A power of two for every token, the same for all matrices that x meets.
   static Status scaleTokens(Device& device, const DeviceActivations& x, size_t cols, ProductScratch& scratch);
-  /// Queues the product, after scaleTokens of the same x. The caller holds device.use().
-  Status multiply(const DeviceActivations& x, const DeviceOutput& y, ProductScratch& scratch) const;
+  /// Queues the product, after scaleTokens of the same x. The caller holds device.use(). `splits`: parts of K
+  /// that CTAs share; 0: as many as fill the device.
+  Status multiply(const DeviceActivations& x, const DeviceOutput& y, ProductScratch& scratch,
+                  uint32_t splits = 0) const;
 
  private:
   Status packActivations(const DeviceActivations& x, uint32_t tileTokens, ProductScratch& scratch) const;
   struct Plan;
-  bool planFew(PackedProductArguments& arguments, Plan& plan) const;
-  Plan planMany(PackedProductArguments& arguments) const;
+  bool planFew(PackedProductArguments& arguments, uint32_t splits, Plan& plan) const;
+  Plan planMany(PackedProductArguments& arguments, uint32_t splits) const;
   std::string describe(size_t tokens) const;
 
   std::shared_ptr<Device> device_;  // outlives the buffers

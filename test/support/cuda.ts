@@ -11,12 +11,12 @@ import {
 } from '../../lib/native/addon.js'
 import type { LoadedDecoder } from './decoder.js'
 
-const emulator = path.join(packageRoot(), 'build', 'cuda-emulator', 'libcuda-emulator.so')
-const kernels = path.join(packageRoot(), 'build', 'Release', 'kernels.fatbin')
+export const emulatorLibrary = path.join(packageRoot(), 'build', 'cuda-emulator', 'libcuda-emulator.so')
+export const kernelsFile = path.join(packageRoot(), 'build', 'Release', 'kernels.fatbin')
 
 /** Whether the emulated driver and the kernels are built; says so where they are not. */
 export function hasEmulator(): boolean {
-  const missing = [emulator, kernels].filter((file) => !existsSync(file))
+  const missing = [emulatorLibrary, kernelsFile].filter((file) => !existsSync(file))
   if (missing.length > 0)
     console.warn(
       `skipped: kernels on the emulated driver; not built: ${missing.join(', ')} (npm run build:cuda)`,
@@ -29,7 +29,8 @@ export interface LaunchReport {
   kernel: string
   grid: number[]
   block: number[]
-  instructions: Record<string, number>
+  instructions: number
+  instructionsByClass: Record<string, number>
   sharedRequests: number
   sharedWavefronts: number
   minimumWavefronts: number
@@ -52,7 +53,7 @@ export interface EmulatedDevice {
 export function openEmulated(): EmulatedDevice {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'slim-emulator-'))
   const report = path.join(folder, 'report.jsonl')
-  process.env.SLIMLLM_CUDA_DRIVER = emulator
+  process.env.SLIMLLM_CUDA_DRIVER = emulatorLibrary
   process.env.SLIM_EMULATOR_REPORT = report
   const device = new (addon().CudaDevice)(0)
   let seen = 0

@@ -4,7 +4,8 @@
 // the CTA's part of K lie in shared memory. All sums run in a fixed order.
 //
 // Loads in flight: 3 units of 2 bits a warp are 1.5 KB; 24 warps an SM, at most 80 registers each, hold 36
-// KB, of which 4.3 TB/s at 700 ns need 23. (Groups of 32 and less: 128 registers, 16 warps.)
+// KB, of which 4.3 TB/s at 700 ns need 23. Groups of 64 and less need more registers for their scales: 16
+// warps, 24 KB.
 #pragma once
 #include "cuda/kernels/fragments.cuh"
 
@@ -28,47 +29,40 @@ __device__ __forceinline__ void loadSums(const SlotSums* from, float (&c)[4], fl
 /// 16 rows of a warp's part of K.
 template <int kTokens, int kSlots>
 struct GemvWarp {
-  const uint4* fragments;  // this lane's, of the CTA's first unit
-  const SlotSums* sums;
-  uint32_t firstUnit;
+  static constexpr int kTokenPairs = (kTokens + 1) / 2;
+
+  /// A run of units, and this lane's activations of its first.
+  struct Run {
+    const char* codes;
+    const uint2* metadata;
+    const uint4* fragments;
+    const SlotSums* sums;
+  };
+
   float acc[4];
 
-  /// Units [begin, end), all of kBits.
   template <int kBits>
-  __device__ __forceinline__ void sweep(const char* codes, const uint2* metadata, uint32_t begin,
-                                        uint32_t end, int lane) {
-    constexpr int kBatch = kSlots > 1 ? (kBits <= 2 ? 2 : 1) : kBits <= 2 ? 3 : kBits <= 4 ? 2 : 1;
-    uint32_t unit = begin;
+  __device__ __forceinline__ void sweep(Run run, uint32_t units, int lane) {
+    constexpr int kBatch = kSlots == 4 ? (kBits <= 2 ? 2 : 1) : kBits <= 2 ? 3 : kBits <= 4 ? 2 : 1;
 #pragma unroll 1
-    for (; unit + kBatch <= end; unit += kBatch) {
-      batch<kBits, kBatch>(codes, metadata, unit, lane);
-      codes += kBatch * kBits * kUnitBytesABit;
-      metadata += kBatch * kSlots * 8;
-    }
+    for (; units >= kBatch; units -= kBatch) batch<kBits, kBatch>(run, lane);
     if constexpr (kBatch > 1) {
 #pragma unroll 1
-      for (; unit < end; ++unit) {
-        batch<kBits, 1>(codes, metadata, unit, lane);
-        codes += kBits * kUnitBytesABit;
-        metadata += kSlots * 8;
-      }
+      for (; units > 0; --units) batch<kBits, 1>(run, lane);
     }
   }
 
+  /// kBatch units, whose loads are all in flight before the first is taken apart; run moves past them.
   template <int kBits, int kBatch>
-  __device__ __forceinline__ void batch(const char* codes, const uint2* metadata, uint32_t unit, int lane) {
+  __device__ __forceinline__ void batch(Run& run, int lane) {
     uint32_t words[kBatch][2 * kBits];
     uint2 rows[kBatch][kSlots];
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      loadWords<kBits>(codes + i * kBits * kUnitBytesABit, lane, words[i]);
+      loadWords<kBits>(run.codes + i * kBits * kUnitBytesABit, lane, words[i]);
 #pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) rows[i][slot] = __ldg(metadata + (i * kSlots + slot) * 8);
+      for (int slot = 0; slot < kSlots; ++slot) rows[i][slot] = __ldg(run.metadata + (i * kSlots + slot) * 8);
     }
-    constexpr int kTokenPairs = (kTokens + 1) / 2;
-    const uint32_t first = unit - firstUnit;
-    const uint4* b = fragments + first * (4 * 4 * kTokens);
-    const SlotSums* s = sums + first * (kSlots * kTokenPairs);
 #pragma unroll
     for (int i = 0; i < kBatch; ++i)
 #pragma unroll
@@ -76,11 +70,11 @@ struct GemvWarp {
         const RowPair row = rowPair(rows[i][slot]);
         float c[4];
         float2 sum;
-        loadSums(s + (i * kSlots + slot) * kTokenPairs, c, sum);
+        loadSums(run.sums + (i * kSlots + slot) * kTokenPairs, c, sum);
         if constexpr (kBits > 1) addToRows(c, row.offset, -1, sum);
 #pragma unroll
         for (int pair = slot * 4 / kSlots; pair < (slot + 1) * 4 / kSlots; ++pair) {
-          const uint4 x = b[(i * 4 + pair) * 4 * kTokens];
+          const uint4 x = run.fragments[(i * 4 + pair) * 4 * kTokens];
           uint32_t even[4], odd[4];
 #pragma unroll
           for (int reg = 0; reg < 4; ++reg) {
@@ -94,11 +88,17 @@ struct GemvWarp {
         for (int j = 0; j < 4; ++j) acc[j] = fmaf(row.scale[j / 2], c[j], acc[j]);
         if constexpr (kBits == 1) addToRows(acc, row.offset, 1, sum);
       }
+    run.codes += kBatch * kBits * kUnitBytesABit;
+    run.metadata += kBatch * kSlots * 8;
+    run.fragments += kBatch * 16 * kTokens;
+    run.sums += kBatch * kSlots * kTokenPairs;
   }
 
+  /// Units [begin, end), width after width; `activations` are those of `firstUnit`.
   template <int kWidth>
   __device__ __forceinline__ void sweepWidths(const PackedProductArguments& a, uint32_t rowTile,
-                                              uint32_t begin, uint32_t end, int lane) {
+                                              const Run& activations, uint32_t firstUnit, uint32_t begin,
+                                              uint32_t end, int lane) {
     if constexpr (kWidth < kWidths) {
       constexpr int kBits = widthBits(kWidth);
       const uint32_t from = max(begin, a.runBegin[kWidth]), to = min(end, a.runBegin[kWidth + 1]);
@@ -106,10 +106,14 @@ struct GemvWarp {
         const uint64_t place =
             rowTile * a.tileStride + a.runOffset[kWidth] + uint64_t(from - a.runBegin[kWidth]) * kBits;
         const uint64_t slot = (uint64_t(rowTile) * a.units + from) * kSlots;
-        sweep<kBits>(static_cast<const char*>(a.codes) + place * kUnitBytesABit,
-                     static_cast<const uint2*>(a.metadata) + slot * 8 + lane / 4, from, to, lane);
+        const uint32_t skipped = from - firstUnit;
+        sweep<kBits>({static_cast<const char*>(a.codes) + place * kUnitBytesABit,
+                      static_cast<const uint2*>(a.metadata) + slot * 8 + lane / 4,
+                      activations.fragments + skipped * (16 * kTokens),
+                      activations.sums + skipped * (kSlots * kTokenPairs)},
+                     to - from, lane);
       }
-      sweepWidths<kWidth + 1>(a, rowTile, begin, end, lane);
+      sweepWidths<kWidth + 1>(a, rowTile, activations, firstUnit, begin, end, lane);
     }
   }
 };
@@ -162,13 +166,13 @@ __device__ __forceinline__ void packedGemv(const PackedProductArguments& a) {
   __syncthreads();
 
   // Lanes beyond the tokens multiply those again; what they make is not looked at.
-  GemvWarp<kTokens, kSlots> work{fragments + lane / 4 % kTokens * 4 + lane % 4,
-                                 reinterpret_cast<const SlotSums*>(sums) + lane % 4 % kTokenPairs,
-                                 firstUnit,
-                                 {0, 0, 0, 0}};
+  GemvWarp<kTokens, kSlots> work{{0, 0, 0, 0}};
   if (rowTile < rowTiles) {
     const uint32_t stripe = firstStripe + warp % a.warpsOfTile;
-    work.template sweepWidths<0>(a, rowTile, a.stripes[stripe], a.stripes[stripe + 1], lane);
+    work.template sweepWidths<0>(a, rowTile,
+                                 {nullptr, nullptr, fragments + lane / 4 % kTokens * 4 + lane % 4,
+                                  reinterpret_cast<const SlotSums*>(sums) + lane % 4 % kTokenPairs},
+                                 firstUnit, a.stripes[stripe], a.stripes[stripe + 1], lane);
   }
 
   __syncthreads();
@@ -220,13 +224,13 @@ __global__ void __launch_bounds__(256, 3) packedGemv4x1(const __grid_constant__ 
 __global__ void __launch_bounds__(256, 3) packedGemv8x1(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemv<8, 1>(a);
 }
-__global__ void __launch_bounds__(256, 3) packedGemv1x2(const __grid_constant__ PackedProductArguments a) {
+__global__ void __launch_bounds__(256, 2) packedGemv1x2(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemv<1, 2>(a);
 }
-__global__ void __launch_bounds__(256, 3) packedGemv4x2(const __grid_constant__ PackedProductArguments a) {
+__global__ void __launch_bounds__(256, 2) packedGemv4x2(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemv<4, 2>(a);
 }
-__global__ void __launch_bounds__(256, 3) packedGemv8x2(const __grid_constant__ PackedProductArguments a) {
+__global__ void __launch_bounds__(256, 2) packedGemv8x2(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemv<8, 2>(a);
 }
 __global__ void __launch_bounds__(256, 2) packedGemv1x4(const __grid_constant__ PackedProductArguments a) {
