@@ -46,14 +46,16 @@ constexpr SpecialName kSpecials[] = {
     {"%total_smem_size", Special::kTotalShared},
 };
 
+const SpecialName* specialNamed(const std::string& name) {
+  const auto* found = std::find_if(std::begin(kSpecials), std::end(kSpecials),
+                                   [&](const SpecialName& known) { return name == known.name; });
+  return found == std::end(kSpecials) ? nullptr : found;
+}
+
 uint64_t alignUp(uint64_t value, uint64_t align) { return (value + align - 1) / align * align; }
 
-// Where the dynamic shared memory begins is known only after all static variables: its address is set at the
-// end.
-constexpr const char* kCallName = "call";
-
 const std::string* calledName(const Statement& statement) {
-  if (statement.opcode[0] != kCallName) return nullptr;
+  if (statement.opcode[0] != "call") return nullptr;
   for (const Operand& operand : statement.operands) {
     if (operand.kind == Operand::Kind::kName) return &operand.name;
   }
@@ -119,8 +121,8 @@ uint32_t Instruction::sourceSlot(const Operand& operand, int bits) {
     }
     case Operand::Kind::kVariable:
     case Operand::Kind::kName: {
-      if (operand.name.starts_with("%") || operand.name == "WARP_SZ")
-        return builder.special(operand.name, bits);
+      if (operand.name == "WARP_SZ") return constant(kLanes, bits);
+      if (const SpecialName* known = specialNamed(operand.name)) return builder.special(known->special, bits);
       uint64_t address;
       Space space;
       if (!builder.variableAddress(operand, address, space)) {
@@ -246,13 +248,11 @@ uint32_t ProgramBuilder::constant(uint64_t value, int bits) {
   return entry->second;
 }
 
-uint32_t ProgramBuilder::special(const std::string& name, int bits) {
-  if (name == "WARP_SZ") return constant(kLanes, bits);
-  const auto [entry, isNew] = specials_.try_emplace({name, bits == 64}, 0);
-  if (!isNew) return entry->second;
-  entry->second = allocate(bits);
-  for (const SpecialName& known : kSpecials) {
-    if (name == known.name) program.specials.push_back({entry->second, bits == 64, known.special});
+uint32_t ProgramBuilder::special(Special special, int bits) {
+  const auto [entry, isNew] = specials_.try_emplace({special, bits == 64}, 0);
+  if (isNew) {
+    entry->second = allocate(bits);
+    program.specials.push_back({entry->second, bits == 64, special});
   }
   return entry->second;
 }
@@ -404,7 +404,6 @@ std::string ProgramBuilder::decodeFunction(FunctionState& state) {
 }
 
 std::string ProgramBuilder::build(const std::string& kernel) {
-  kernel_ = kernel;
   std::vector<std::string> path;
   std::string error = collect(kernel, path);
   if (!error.empty()) return "kernel " + kernel + ": " + error;
@@ -414,6 +413,7 @@ std::string ProgramBuilder::build(const std::string& kernel) {
     useShared(*functions_[name].function);
     layOut(functions_[name]);
   }
+  // Dynamic shared memory begins after all static variables.
   uint64_t dynamicAlign = 1;
   for (const auto& [name, variable] : module_.variables) {
     if (moduleShared_.contains(name) && variable.elements == 0)

@@ -88,7 +88,7 @@ class ProgramBuilder {
   // For Instruction and the decoders of control flow.
   uint32_t allocate(int bits);
   uint32_t constant(uint64_t value, int bits);
-  uint32_t special(const std::string& name, int bits);
+  uint32_t special(Special special, int bits);
   uint32_t registerSlot(int index) const { return current_->registerSlots[index]; }
   bool isPredicate(int index) const { return current_->function->registers[index].type == Type::kPred; }
   Type registerType(int index) const { return current_->function->registers[index].type; }
@@ -101,7 +101,6 @@ class ProgramBuilder {
   uint32_t falsePredicate() const { return 1; }
   // A label's statement is known only when the whole function is decoded.
   void branchTo(const std::string& label, const Statement& statement, std::function<void(uint32_t)> set);
-  bool callTarget(const std::string& name, uint32_t& functionIndex);
   const Function* calledFunction(const std::string& name) const;
   uint64_t parameterOffset(const std::string& function, int variable) const;
   void callTo(const std::string& function, uint32_t at) { calls_.push_back({function, at}); }
@@ -133,11 +132,10 @@ class ProgramBuilder {
   std::map<std::string, FunctionState> functions_;
   FunctionState* current_ = nullptr;
   std::map<std::pair<uint64_t, bool>, uint32_t> constants_;
-  std::map<std::pair<std::string, bool>, uint32_t> specials_;
+  std::map<std::pair<Special, bool>, uint32_t> specials_;
   std::map<std::string, uint64_t> moduleShared_;
   std::vector<Branch> branches_;
   std::vector<std::pair<std::string, uint32_t>> calls_;
-  std::string kernel_;
 };
 
 // Sets the reconvergence point of every branch of a function's code (control_flow.cc).

@@ -82,6 +82,7 @@ uint32_t sharedLimit(int computeCapability) {
     case 86:
     case 89:
     case 120:
+    case 121:
       return 99 * 1024;
     default:
       return 227 * 1024;
