@@ -407,6 +407,59 @@ export interface NativeModelClaim {
   dispose(): void
 }
 
+export interface CudaDeviceFacts {
+  index: number
+  name: string
+  /** For example '9.0'. */
+  computeCapability: string
+  memoryBytes: number
+  multiprocessors: number
+}
+
+/** What the driver API says, without a device being opened. */
+export interface CudaDriverFacts {
+  /** The library that was opened, or null. */
+  driver: string | null
+  /** The CUDA version that the driver supports. */
+  version: string | null
+  driverError: SlimError | null
+  devices: CudaDeviceFacts[]
+  /** Where kernels.fatbin is, or was looked for. */
+  kernels: string
+  kernelsError: SlimError | null
+}
+
+/** A GPU with the kernels loaded. Its work runs in order, whoever asks for it. */
+export interface NativeCudaDevice {
+  readonly name: string
+  /** The image of kernels.fatbin that runs: 'sm_90a', say, or 'PTX' where the driver compiled that. */
+  readonly image: string
+  /** Bytes of device memory in use. */
+  readonly usedBytes: number
+  /** The matrix in the kernels' order, on the device. */
+  packedMatrix(matrix: NativePackedMatrix, threads: number): NativeJob<NativeCudaPackedMatrix>
+  /** The device's memory is given back when what lies on it is disposed, too. */
+  dispose(): void
+}
+
+export interface NativeCudaPackedMatrix {
+  readonly rows: number
+  readonly cols: number
+  /** Of device memory. */
+  readonly byteLength: number
+  /** y [tokens, rows] float32 = x [tokens, cols] · Wᵀ (+ bias [rows]) (+ addTo [tokens, rows]). */
+  matmul(
+    x: NativeTensor,
+    options?: {
+      bias?: NativeTensor
+      addTo?: NativeTensor
+      /** Internal to tests and benchmarks: parts of K that CTAs share (default: as many as fill the device). */
+      splits?: number
+    },
+  ): NativeJob<NativeTensor>
+  dispose(): void
+}
+
 export interface NativeAddon {
   /** Errors of this environment (main thread or worker) are made by this function from now on. */
   setErrorFactory(make: (code: SlimErrorCode, message: string, details: SlimErrorDetails) => Error): void
@@ -527,6 +580,12 @@ export interface NativeAddon {
 
   /** From the states [tokens, hidden] float32 after the last block to the gradients of the tokens' likelihoods. */
   headGradient(states: NativeTensor, options: HeadOptions, threads: number): NativeJob<HeadGradient>
+
+  cudaDriver(): CudaDriverFacts
+  /** Throws SLIM_DEVICE_UNAVAILABLE, with the reason, without a driver, a device, or kernels that fit. */
+  CudaDevice: new (
+    index?: number,
+  ) => NativeCudaDevice
 
   /** Internal to tests and benchmarks: a copy of x (float32) through one vector kernel. */
   applyKernel(name: VectorKernel, x: NativeTensor): Float32Array

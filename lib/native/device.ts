@@ -1,20 +1,38 @@
 /** Where the native code runs, as its callers choose it: device and threads. */
 import os from 'node:os'
 import { SlimError } from '../errors.js'
+import { addon } from './addon.js'
 
-/** 'auto' and 'cpu' run here; there is no CUDA backend yet, and asking for one is an error, not a fallback. */
+/** 'auto' and 'cpu' run here. Models do not run on 'cuda' yet: asking for it is an error, not a fallback. */
 export type Device = 'auto' | 'cpu' | 'cuda'
 
 const DEVICES: readonly Device[] = ['auto', 'cpu', 'cuda']
 
+/** Why device 'auto' is the CPU. */
+export const WHY_CPU = 'only packed products run on CUDA in this version, not whole models'
+
 export function checkDevice(device: string | undefined): void {
   if (device !== undefined && !(DEVICES as readonly string[]).includes(device))
     throw SlimError.invalidArgument('device', `one of ${DEVICES.join(', ')}`, device)
-  if (device === 'cuda')
-    throw new SlimError('SLIM_DEVICE_UNAVAILABLE', 'This version has no CUDA backend', {
+  if (device !== 'cuda') return
+  const reason = missingForCuda()
+  if (reason) throw reason
+  throw new SlimError('SLIM_DEVICE_UNAVAILABLE', `Models do not run on device 'cuda': ${WHY_CPU}`, {
+    parameter: 'device',
+    remedy: "Choose device 'cpu' or 'auto'",
+  })
+}
+
+/** What this machine lacks for device 'cuda': driver, device, or kernels; null when nothing. */
+export function missingForCuda(): SlimError | null {
+  const { driver, driverError, devices, kernelsError } = addon().cudaDriver()
+  if (driverError) return driverError
+  if (devices.length === 0)
+    return new SlimError('SLIM_DEVICE_UNAVAILABLE', `The CUDA driver (${driver}) finds no device`, {
       parameter: 'device',
       remedy: "Choose device 'cpu' or 'auto'",
     })
+  return kernelsError
 }
 
 /** The number of threads to use: all cores by default. */

@@ -14,6 +14,7 @@ void registerPackedCase(Napi::Object exports);                   // packed_case.
 void registerQuant(Napi::Object exports);                        // quant_functions.cc
 void registerDecoder(Napi::Env env, Napi::Object exports);       // decoder_object.cc
 void registerSharedModels(Napi::Env env, Napi::Object exports);  // shared_models.cc
+void registerCuda(Napi::Env env, Napi::Object exports);          // cuda_device_object.cc
 
 // setErrorFactory((code, message, details) => Error)
 static Napi::Value setErrorFactory(const Napi::CallbackInfo& info) {
@@ -33,6 +34,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   registerQuant(exports);
   registerDecoder(env, exports);
   registerSharedModels(env, exports);
+  registerCuda(env, exports);
   return exports;
 }
 

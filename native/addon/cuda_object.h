@@ -1,0 +1,47 @@
+// A CUDA device and what lies on it as JavaScript objects (NativeCudaDevice in lib/native/addon.ts).
+#pragma once
+#include <napi.h>
+
+#include "addon/native_object.h"
+#include "cuda/device.h"
+#include "cuda/packed_linear.h"
+
+namespace slim::addon {
+
+class CudaDeviceObject : public NativeObject<CudaDeviceObject> {
+ public:
+  explicit CudaDeviceObject(const Napi::CallbackInfo& info);
+  /// nullptr when the value is not a device or is disposed.
+  static std::shared_ptr<cuda::Device> get(const Napi::Value& value);
+  static Napi::Function define(Napi::Env env);
+
+ private:
+  Napi::Value getName(const Napi::CallbackInfo& info);
+  Napi::Value getImage(const Napi::CallbackInfo& info);
+  Napi::Value getUsedBytes(const Napi::CallbackInfo& info);
+  Napi::Value packedMatrix(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  std::shared_ptr<cuda::Device> device(const Napi::CallbackInfo& info) const;
+
+  std::shared_ptr<cuda::Device> device_;
+};
+
+class CudaPackedObject : public NativeObject<CudaPackedObject> {
+ public:
+  /// From an External that wrap() makes.
+  explicit CudaPackedObject(const Napi::CallbackInfo& info);
+  static Napi::Value wrap(Napi::Env env, std::shared_ptr<cuda::PackedLinear> linear);
+  static Napi::Function define(Napi::Env env);
+
+ private:
+  Napi::Value getRows(const Napi::CallbackInfo& info);
+  Napi::Value getCols(const Napi::CallbackInfo& info);
+  Napi::Value getByteLength(const Napi::CallbackInfo& info);
+  Napi::Value matmul(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  std::shared_ptr<cuda::PackedLinear> linear(const Napi::CallbackInfo& info) const;
+
+  std::shared_ptr<cuda::PackedLinear> linear_;
+};
+
+}  // namespace slim::addon

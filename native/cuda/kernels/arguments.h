@@ -1,0 +1,83 @@
+// The kernels' arguments, as the host writes them and the kernels read them. Pointers are device addresses.
+#pragma once
+#include <cstdint>
+
+#include "cuda/unit_layout.h"
+
+namespace slim::cuda {
+
+/// Raised with every change of an argument, a layout or a kernel's name: the host refuses other kernels.
+constexpr uint32_t kKernelsVersion = 1;
+
+#ifdef __CUDACC__
+template <typename T>
+using Address = T*;
+#else
+template <typename T>
+struct Address {
+  uint64_t value = 0;
+};
+#endif
+
+enum class ActivationType : uint32_t { F32, F16, BF16 };
+
+/// Where a slot's columns come from: its group's, [column, column + width).
+struct Slot {
+  uint32_t column;
+  uint16_t width, bits;
+};
+
+/// Two tokens' sums of activations over a slot: as the accumulators of lane/4 and lane/4 + 8 start, the
+/// excess of their rows (fieldExcess) taken off; and plain.
+struct SlotSums {
+  float start[4], sum[2], unused[2];
+};
+
+/// tokenScales: x [tokens, stride] → scales [2, tokens].
+struct TokenScalesArguments {
+  Address<const void> x;
+  Address<float> scales;
+  uint64_t stride;
+  uint32_t columns, type;
+};
+
+/// packActivations: x → the B fragments, excess sums and sums of one matrix.
+struct PackActivationsArguments {
+  Address<const void> x;
+  Address<const float> scales;
+  Address<const Slot> slots;
+  Address<void> fragments;
+  Address<SlotSums> sums;
+  uint64_t stride;
+  uint32_t tokens, type, slotsOfUnit, tileTokens;
+};
+
+constexpr uint32_t kMostStripes = 256;
+/// Of 16 rows' partial sums of a token in shared memory (GEMV): neither writing nor reading them meets a bank
+/// twice.
+constexpr uint32_t kTokenStride = 20;
+
+/// packedGemv…, packedGemm…: y [tokens, yStride] = x · Wᵀ (+ bias) (+ y).
+struct PackedProductArguments {
+  Address<const void> codes;  // [row tile][unit]: 256 · bits bytes
+  Address<const void>
+      metadata;  // [row tile][slot][row % 8][row / 8]: float16 scale, float16 zero point or mean
+  Address<const void> fragments;
+  Address<const SlotSums> sums;  // [slot][token tile][pair of tokens]
+  Address<const float> scales;   // [2, tokens]; the second row undoes the first
+  Address<const float> bias;     // [rows] or null
+  Address<float> y;
+  Address<float> workspace;    // partial sums of the splits of K
+  Address<uint32_t> arrivals;  // 0 before and after a launch
+  uint64_t tileStride;         // of codes, in units of 256 bytes
+  uint64_t yStride;
+  uint32_t rows, tokens, units, accumulate;
+  uint32_t warpsOfTile;            // GEMV: warps that share a row tile
+  uint32_t stages, codeBytes;      // GEMM: cp.async stages; of codes in one, a row tile
+  uint32_t runBegin[kWidths + 1];  // first unit of every width, the number of units
+  uint32_t runOffset[kWidths];     // its codes' place in a row tile, in units of 256 bytes
+  /// First units of the stripes of K, one a warp (GEMV) or CTA (GEMM), and the number of units.
+  uint16_t stripes[kMostStripes + 1];
+};
+
+}  // namespace slim::cuda
