@@ -2,9 +2,10 @@
 // of the ratios of each turn.
 //   npm install --ignore-scripts --prefix bench
 //   node bench/packed_peers.mjs [--threads 1,2] [--rounds 15] [--only 4096x11008] [--tokens 1,16,128,512]
-//        [--group-size 128] [--out ROWS.json] [--svg CHART.svg]
-// A shape is inputs × outputs. Products with up to 16 tokens read weights that no cache holds; preparing the activations
-// is part of every time. A busy machine disturbs two threads more than one: `chrt -f 1 node …` (as root) keeps others off.
+//        [--group-size 128] [--alone] [--out ROWS.json] [--svg CHART.svg]
+// A shape is inputs × outputs; --alone leaves the peers out. Products with up to 16 tokens read weights that no cache
+// holds; preparing the activations is part of every time. A busy machine disturbs two threads more than one:
+// `chrt -f 1 node …` (as root) keeps others off.
 import { writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { parseArgs } from 'node:util'
@@ -22,6 +23,7 @@ const { values: flags } = parseArgs({
     tokens: { type: 'string', default: '1,16,128,512' },
     'group-size': { type: 'string', default: '128' },
     out: { type: 'string' },
+    alone: { type: 'boolean', default: false },
     svg: { type: 'string' },
   },
 })
@@ -49,7 +51,8 @@ const cases = flags.tokens
   .filter(({ cols, rows }) => !flags.only || flags.only === `${cols}x${rows}`)
 if (cases.length === 0) throw new Error(`--only ${flags.only}: expected a shape such as 4096x11008`)
 
-const { participants, notes } = everybody()
+const { participants: all, notes } = everybody()
+const participants = flags.alone ? all.filter(({ ours }) => ours) : all
 const stream = compileModule('stream.c', ['-pthread'])
 
 async function measure(shape) {

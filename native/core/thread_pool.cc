@@ -43,7 +43,7 @@ bool spinUntil(const Condition& condition) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : shares_(size_t(threads)) {
   try {
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { run(i); });
   } catch (...) {
@@ -69,8 +69,10 @@ void ThreadPool::parallelFor(size_t count, const Body& body) {
   }
   std::lock_guard turn(turn_);
   body_ = &body;
-  count_ = count;
-  next_.store(0, std::memory_order_relaxed);
+  for (size_t i = 0, next = 0; i < shares_.size(); ++i, next = shares_[i - 1].end) {
+    shares_[i].next.store(next, std::memory_order_relaxed);
+    shares_[i].end = (i + 1) * count / shares_.size();
+  }
   const uint64_t loop = (state_.load(std::memory_order_relaxed) / kLoop + 1) * kLoop;
   state_.store(loop | kOpen);
   if (sleepers_.load() > 0) {
@@ -78,7 +80,7 @@ void ThreadPool::parallelFor(size_t count, const Body& body) {
     wake_.notify_all();
   }
 
-  work(body, count, 0);
+  work(body, 0);
 
   state_.fetch_and(~kOpen);
   const auto finished = [this] { return (state_.load() & kInside) == 0; };
@@ -91,13 +93,16 @@ void ThreadPool::parallelFor(size_t count, const Body& body) {
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
-void ThreadPool::work(const Body& body, size_t count, int thread) {
+void ThreadPool::work(const Body& body, int thread) {
   const ThreadPool* outerPool = std::exchange(currentPool, this);
   const int outerThread = std::exchange(currentThread, thread);
   try {
-    for (size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) body(i, thread);
+    for (size_t other = 0; other < shares_.size(); ++other) {
+      Share& share = shares_[(size_t(thread) + other) % shares_.size()];
+      for (size_t i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) body(i, thread);
+    }
   } catch (...) {
-    next_.store(count, std::memory_order_relaxed);
+    for (Share& share : shares_) share.next.store(share.end, std::memory_order_relaxed);
     std::lock_guard lock(sleep_);
     if (!failure_) failure_ = std::current_exception();
   }
@@ -138,7 +143,7 @@ void ThreadPool::run(int thread) {
       sleepers_.fetch_sub(1);
     }
     if (!inside) return;
-    work(*body_, count_, thread);
+    work(*body_, thread);
     leave();
   }
 }

@@ -26,8 +26,10 @@ class ThreadPool {
 
   int threads() const { return int(workers_.size()) + 1; }
 
-  /// Calls body(i, thread) for every i in [0, count), i handed out one by one to the caller (thread 0) and
-  /// the workers (thread 1 …); returns when all are done. Concurrent callers take turns. Called from inside a
+  /// Calls body(i, thread) for every i in [0, count) on the caller (thread 0) and the workers (thread 1 …);
+  /// returns when all are done. Every thread goes through a share of its own from its begin, and then takes
+  /// from the shares of others: indices that follow each other mostly run on one thread, so what it has
+  /// prefetched is what it reads next. Concurrent callers take turns. Called from inside a
   /// body of the same pool, it runs on the calling thread alone and keeps that thread's number. An exception
   /// thrown by a body (std::bad_alloc) ends the loop early and is thrown again here.
   void parallelFor(size_t count, const std::function<void(size_t index, int thread)>& body);
@@ -37,24 +39,27 @@ class ThreadPool {
 
  private:
   using Body = std::function<void(size_t, int)>;
+  struct alignas(64) Share {
+    std::atomic<size_t> next{0};
+    size_t end = 0;
+  };
 
   void run(int thread);
   void stop();
-  void work(const Body& body, size_t count, int thread);
+  void work(const Body& body, int thread);
   bool enter(uint64_t& seen);
   void leave();
 
   std::vector<std::thread> workers_;
   std::mutex turn_;  // one parallelFor at a time
 
-  // The loop that is open. A worker enters while it is open, and only then may it read body_ and count_; the
+  // The loop that is open. A worker enters while it is open, and only then may it read body_ and shares_; the
   // caller closes it and waits until no worker is inside. So a worker that wakes late costs the caller
   // nothing.
   //   bits 32 … 63: number of the loop · bit 31: open · bits 0 … 30: workers inside
   std::atomic<uint64_t> state_{0};
-  std::atomic<size_t> next_{0};
+  std::vector<Share> shares_;  // of each thread
   const Body* body_ = nullptr;
-  size_t count_ = 0;
   std::exception_ptr failure_;  // guarded by sleep_
 
   // Who found nothing to do for a while sleeps. Each of these flags is raised before its owner looks at

@@ -24,7 +24,7 @@ void multiplyPacked(ThreadPool& pool, const PackedActivations& x, std::span<cons
   if (x.tokens() == 0) return;
   // A task is a run of tiles that lie side by side: long enough for the hardware prefetcher, short enough
   // that a thread which is held up by another process leaves its share to the others.
-  constexpr size_t kLeastBytes = 8 << 10, kMostBytes = 256 << 10, kTasksPerThread = 4;
+  constexpr size_t kLeastBytes = 8 << 10, kMostBytes = 1 << 20, kTasksPerThread = 8;
   size_t bytes = 0;
   for (const PackedProduct& product : products) bytes += product.matrix->bytes();
   const size_t taskBytes =

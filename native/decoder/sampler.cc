@@ -134,15 +134,15 @@ void Sampler::penalize(float* logits, size_t vocab, SamplerScratch& scratch) con
   auto& penalized = scratch.penalized;
   penalized.clear();
   if (options_.repetitionPenalty == 1) return;
+  for (const int32_t id : recent_)
+    if (size_t(id) < vocab) penalized.push_back({id, logits[id]});
+  std::sort(penalized.begin(), penalized.end());
+  penalized.erase(std::unique(penalized.begin(), penalized.end()), penalized.end());
   const float penalty = float(options_.repetitionPenalty);
-  for (const int32_t id : recent_) {
-    const auto known = [&](const auto& entry) { return entry.first == id; };
-    if (size_t(id) >= vocab || std::any_of(penalized.begin(), penalized.end(), known)) continue;
-    float& logit = logits[id];
-    penalized.push_back({id, logit});
+  for (const auto& [id, logit] : penalized) {
     // A float that overflows would be no logit any more.
     const float changed = logit > 0 ? logit / penalty : logit * penalty;
-    logit = logit == -kInfinity ? logit : std::clamp(changed, -kMost, kMost);
+    if (logit != -kInfinity) logits[id] = std::clamp(changed, -kMost, kMost);
   }
 }
 

@@ -1,14 +1,20 @@
 /** Generation on the demo model, against its logits. */
+import { existsSync } from 'node:fs'
+import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
   type GeneratedToken,
   type GenerateOptions,
   loadModel,
   type Model,
+  quantize,
   type SequenceOptions,
 } from '../../lib/index.js'
-import { demo, rejection } from '../support/demo.js'
+import { addon } from '../../lib/native/addon.js'
+import { demo, rejection, small } from '../support/demo.js'
+import { ReferenceSampler } from '../support/sampler.js'
 import { letterTokenizer, scriptedModel } from '../support/scripted_model.js'
+import { temporaryFolder } from '../support/temporary.js'
 
 let model: Model
 beforeAll(async () => {
@@ -16,7 +22,11 @@ beforeAll(async () => {
 })
 afterAll(() => model.dispose())
 
-async function collect(prompt: string, options: GenerateOptions = {}): Promise<GeneratedToken[]> {
+async function collect(
+  model: Model,
+  prompt: string,
+  options: GenerateOptions = {},
+): Promise<GeneratedToken[]> {
   const out: GeneratedToken[] = []
   for await (const token of model.generate(prompt, { maxTokens: 20, ...options })) out.push(token)
   return out
@@ -25,7 +35,7 @@ const idsOf = (tokens: GeneratedToken[]) => tokens.map(({ tokenId }) => tokenId)
 
 describe('generate', () => {
   it('is greedy by default: each token is the likeliest after those before it', async () => {
-    const tokens = await collect('The old man', { kvCache: 'f32', logprobs: 3 })
+    const tokens = await collect(model, 'The old man', { kvCache: 'f32', logprobs: 3 })
     const ids = [...model.tokenizer.encode('The old man'), ...tokens.map((token) => token.tokenId)]
     const logits = await model.logits(ids)
     const first = ids.length - tokens.length
@@ -43,24 +53,27 @@ describe('generate', () => {
 
   it('draws the same with the same seed, other text with another', async () => {
     const draw = async (options: GenerateOptions) =>
-      idsOf(await collect('The old man', { temperature: 1, ...options }))
+      idsOf(await collect(model, 'The old man', { temperature: 1, ...options }))
     expect(await draw({ seed: 1 })).toBe(await draw({ seed: 1 }))
     expect(await draw({ seed: 1 })).not.toBe(await draw({ seed: 2 }))
-    const greedy = idsOf(await collect('The old man'))
+    const greedy = idsOf(await collect(model, 'The old man'))
     for (const narrow of [{ topP: 1e-9 }, { topK: 1 }, { minP: 1 }]) expect(await draw(narrow)).toBe(greedy)
   })
 
   it('a repetition penalty keeps off the tokens of the prompt and of the text', async () => {
     const prompt = 'the sea and the sea and the sea and'
     const seen = new Set(model.tokenizer.encode(prompt))
-    for (const { tokenId } of await collect(prompt, { repetitionPenalty: 1e6, repetitionWindow: 100 })) {
+    for (const { tokenId } of await collect(model, prompt, {
+      repetitionPenalty: 1e6,
+      repetitionWindow: 100,
+    })) {
       expect(seen.has(tokenId)).toBe(false)
       seen.add(tokenId)
     }
   })
 
   it('ends at a stop string, across the borders of tokens', async () => {
-    const whole = (await collect('The old man', { maxTokens: 30 })).map(({ text }) => text).join('')
+    const whole = (await collect(model, 'The old man', { maxTokens: 30 })).map(({ text }) => text).join('')
     const stop = whole.slice(20, 33)
     const generation = model.generate('The old man', { maxTokens: 30, stop: [stop, 'never'] })
     let text = ''
@@ -72,7 +85,7 @@ describe('generate', () => {
   it('keeps keys and values in three ways that agree for a while', async () => {
     const texts = await Promise.all(
       (['f32', 'f16', 'int8'] as const).map(async (kvCache) =>
-        idsOf(await collect('The old man', { kvCache, maxTokens: 6 })),
+        idsOf(await collect(model, 'The old man', { kvCache, maxTokens: 6 })),
       ),
     )
     expect(new Set(texts).size).toBe(1)
@@ -81,7 +94,7 @@ describe('generate', () => {
   it('stops when told to, and refuses what makes no sense', async () => {
     const controller = new AbortController()
     controller.abort()
-    expect(await rejection(collect('a', { signal: controller.signal }))).toMatchObject({
+    expect(await rejection(collect(model, 'a', { signal: controller.signal }))).toMatchObject({
       code: 'SLIM_ABORTED',
     })
     for (const [options, parameter] of [
@@ -102,11 +115,13 @@ describe('generate', () => {
       [{ kvCache: 'F16' }, 'kvCache'],
       [{ max_tokens: 5 }, 'max_tokens'],
     ] as const)
-      expect(await rejection(collect('a', options as never))).toMatchObject({
+      expect(await rejection(collect(model, 'a', options as never))).toMatchObject({
         code: 'SLIM_INVALID_ARGUMENT',
         parameter,
       })
-    expect(await rejection(collect('a', { maxTokens: 1024 }))).toMatchObject({ code: 'SLIM_CONTEXT_LENGTH' })
+    expect(await rejection(collect(model, 'a', { maxTokens: 1024 }))).toMatchObject({
+      code: 'SLIM_CONTEXT_LENGTH',
+    })
   })
 
   it('ends with the model', async () => {
@@ -142,7 +157,30 @@ describe('generate', () => {
   })
 })
 
-describe('a session', () => {
+const folder = temporaryFolder()
+/** The demo model as it is, and at 2 bits. */
+async function sourceOf(weights: string): Promise<string> {
+  const packed = path.join(folder, 'packed')
+  if (weights !== 'packed') return demo
+  if (!existsSync(packed)) await quantize(demo, small(packed, { method: 'rtn', calibration: undefined }))
+  return packed
+}
+const best = addon().instructionSet()
+const everyKernel = addon()
+  .instructionSets()
+  .flatMap((set) => ['float', 'packed'].map((weights) => [weights, set] as const))
+
+describe.each(everyKernel)('with %s weights and %s kernels', (weights, instructionSet) => {
+  let model: Model
+  beforeAll(async () => {
+    addon().setInstructionSet(instructionSet)
+    model = await loadModel(await sourceOf(weights), { threads: 2 })
+  })
+  afterAll(async () => {
+    await model.dispose()
+    addon().setInstructionSet(best)
+  })
+
   const requests: [string, SequenceOptions][] = [
     ['The old man', {}],
     ['It was a bright morning, and', { temperature: 0.8, seed: 3, topP: 0.9 }],
@@ -152,10 +190,24 @@ describe('a session', () => {
     ['The old man and the sea, and the ship, and the captain of the ship, who', {}],
   ]
 
-  it('makes the tokens that one after the other makes', async () => {
+  it.each<GenerateOptions>([
+    { temperature: 0.8, topP: 0.95, seed: 11 },
+    { temperature: 1.3, topK: 50, minP: 0.02, repetitionPenalty: 1.2, seed: 12 },
+  ])('draws what the float64 sampler draws from the logits: %j', async (options) => {
+    const tokens = await collect(model, 'The old man', { ...options, maxTokens: 30, kvCache: 'f32' })
+    const prompt = model.tokenizer.encode('The old man')
+    const logits = await model.logits([...prompt, ...tokens.map(({ tokenId }) => tokenId)])
+    const reference = new ReferenceSampler(options)
+    reference.accept(prompt)
+    const row = (i: number) => logits.slice((prompt.length + i - 1) * 2048, (prompt.length + i) * 2048)
+    const expected = tokens.map((_, i) => reference.sample(row(i)).tokenId)
+    expect(idsOf(tokens)).toBe(expected.join())
+  })
+
+  it('a session makes the tokens that one after the other makes', async () => {
     const alone = []
     for (const [prompt, options] of requests)
-      alone.push(idsOf(await collect(prompt, { ...options, maxTokens: 24 })))
+      alone.push(idsOf(await collect(model, prompt, { ...options, maxTokens: 24 })))
     await using session = model.session({ maxSequences: 4, promptChunk: 8 })
     const together = await Promise.all(
       requests.map(async ([prompt, options], i) => {

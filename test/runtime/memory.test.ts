@@ -1,7 +1,7 @@
-/** Nothing is left of texts that were made: 10,000 tokens, in and out of sessions, broken off and finished. */
+/** Nothing is left of texts that were made, nor of models and matrices that were disposed. */
 import { readFileSync } from 'node:fs'
 import { expect, it } from 'vitest'
-import { loadModel } from '../../lib/index.js'
+import { loadModel, PackedMatrix } from '../../lib/index.js'
 import { addon } from '../../lib/native/addon.js'
 import { demo } from '../support/demo.js'
 
@@ -34,4 +34,29 @@ it('10,000 steps leave memory as it was', async () => {
   expect(residentMB() - before).toBeLessThan(40)
   await model.dispose()
   expect(Object.keys(addon().sharedModels())).toEqual([])
+})
+
+it('weights in the order of the kernels go with their matrix', async () => {
+  const [rows, cols, groupSize] = [2048, 4096, 128]
+  const groups = cols / groupSize
+  const parts = {
+    ...{ rows, cols, groupSize },
+    qweight: new Uint8Array((rows * cols * 4) / 8),
+    groupBits: new Uint8Array(groups).fill(4),
+    scales: new Uint16Array(groups * rows),
+    qzeros: new Uint8Array((groups * rows * 4) / 8),
+  }
+  const multiplied = async (count: number) => {
+    const x = { data: new Float32Array(cols).fill(1), rows: 1, cols }
+    const matrices = Array.from({ length: count }, () => PackedMatrix.from(parts))
+    for (const matrix of matrices) await matrix.matmul(x, { threads: 2 })
+    const held = residentMB()
+    for (const matrix of matrices) matrix.dispose()
+    return held
+  }
+  await multiplied(1)
+  const before = residentMB()
+  // 16 matrices of 4 MB, once as they are stored and once in the order of the kernels.
+  expect((await multiplied(16)) - before).toBeGreaterThan(100)
+  expect(residentMB() - before).toBeLessThan(50)
 })
