@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs'
+import path from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import type { FloatDType, NativeDecoderModel, NativeKvCache } from '../../lib/native/addon.js'
 import { addon, run } from '../../lib/native/addon.js'
@@ -10,11 +12,14 @@ import {
   randomIds,
   randomTensor,
 } from '../support/decoder.js'
+import { runChild } from '../support/native_child.js'
 import { randomParts, tensorsOf } from '../support/packed.js'
 import { uniform } from '../support/random.js'
 import { randomBlock, specs } from '../support/random_block.js'
 import { logSoftmax, makeSampler, stepLogprobs } from '../support/step.js'
+import { temporaryFolder } from '../support/temporary.js'
 
+const folder = temporaryFolder()
 const skip = !hasEmulator()
 const emulated: EmulatedDevice | null = skip ? null : openEmulated()
 afterAll(() => emulated?.close())
@@ -240,6 +245,33 @@ describe.skipIf(skip)('a model on the emulated device', () => {
     await run(model.logits(randomIds(4, spec.vocabSize, 1), 1))
     model.dispose()
     expect(device.usedBytes).toBe(before)
+  })
+
+  it('leaves nothing on the device when the process ends', () => {
+    const findings = path.join(folder, 'findings.jsonl')
+    const spec = randomBlock('like LLaMA').spec
+    const tokens = runChild<number>(
+      `const zeros = (...shape) => ({ weight: native.allocateTensor('F32', shape) })
+       const spec = ${JSON.stringify({ ...spec, rotary: null })}
+       const block = new native.DecoderBlock(spec, {
+         linears: { q: zeros(24, 20), k: zeros(12, 20), v: zeros(12, 20), o: zeros(20, 24),
+                    gate: zeros(8, 20), up: zeros(8, 20), down: zeros(20, 8) },
+         norms: { input: zeros(20), preMlp: zeros(20) } })
+       const device = new native.CudaDevice(0)
+       const builder = new native.CudaModelBuilder(device)
+       await builder.addBlock(block, 1).promise
+       const table = zeros(5, 20).weight
+       const parts = { embedding: table, embeddingScale: 1, head: table, logitSoftcap: 0 }
+       const model = await builder.finish(parts, 1).promise
+       const cache = model.cache(9)
+       const sampler = new native.Sampler({})
+       for (let t = 0; t < 4; t++) await model.step([{ cache, ids: Int32Array.of(t), sampler }], 1).promise
+       cache.dispose(), model.dispose(), builder.dispose(), device.dispose()
+       return cache.length + 4`,
+      { SLIM_EMULATOR_FINDINGS: findings },
+    )
+    expect(tokens).toBe(4)
+    expect(existsSync(findings)).toBe(false)
   })
 
   it('refuses what does not run there, by its name', async () => {

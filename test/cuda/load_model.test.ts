@@ -55,7 +55,7 @@ describe.skipIf(skip)("loadModel with device 'cuda', on the emulated driver", ()
     expect(measured.perplexity).toBeCloseTo((await evaluatePerplexity(cpu, options)).perplexity, 1)
   })
 
-  it('gives the memory back with the model', async () => {
+  it('is disposed', async () => {
     const file = writeGguf(path.join(folder, 'again.gguf'), tinyLlama().input)
     const model = await loadModel(file, { device: 'cuda' })
     await generated(model, [1, 2, 3], 3)
