@@ -179,6 +179,13 @@ const cases: Case[] = [
     launch: '2 1 1 32 1 1 0 @y',
     finding: found('global-race', failed, /CTA 0 (read|wrote) it/),
   },
+  {
+    source: 'global_race',
+    kernel: 'defectFlag',
+    before: y64,
+    launch: '2 1 1 32 1 1 0 @y',
+    finding: found('global-race', failed, /CTA \(1,0,0\).*CTA 0 wrote it/),
+  },
   ...['soundLast', 'defectLast'].map((kernel) => ({
     source: 'global_race',
     kernel,
@@ -262,7 +269,7 @@ const cases: Case[] = [
     launch: block(64),
     finding: found('barrier-count', failed, /48 threads, not a multiple of 32/),
   },
-  ...['soundShuffle', 'soundVote', 'soundExited'].map((kernel) => ({
+  ...['soundShuffle', 'soundVote', 'soundExited', 'soundReturn'].map((kernel) => ({
     source: 'warp_mask',
     kernel,
     before: y64,
