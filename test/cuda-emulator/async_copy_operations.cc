@@ -65,7 +65,7 @@ void runCommit(Warp& warp, const MicroOp&, uint32_t mask) {
   forLanes(mask, [&](int lane) { warp.committed[lane]++; });
 }
 
-// op.target: groups that may stay pending, or all complete (wait_all, which does not ask for a commit).
+// slots[0]: groups that may stay pending, or all complete (wait_all, which does not ask for a commit).
 void runWait(Warp& warp, const MicroOp& op, uint32_t mask) {
   Cta& cta = *warp.cta;
   const bool all = op.slots[0] == kAllGroups;

@@ -88,11 +88,8 @@ void runAtomic(Warp& warp, const MicroOp& op, uint32_t mask) {
   uint64_t addresses[kLanes];
   uint8_t* pointers[kLanes];
   gatherAddresses(warp, op, op.slots[1], addresses);
-  Cta& cta = *warp.cta;
-  if (op.flags & kFence) cta.fenced = true;
-  if (op.space != Space::kShared) {
-    forLanes(mask, [&](int lane) { warp.launch().synchronizeOn(cta, addresses[lane]); });
-  }
+  if (op.flags & kFence) warp.cta->fenced = true;
+  synchronizeCtas(warp, op, mask, addresses);
   if (!accessAnywhere(warp, op, mask, addresses, sizeof(T), Access::kAtomic, pointers)) return;
   forLanes(mask, [&](int lane) {
     T old;

@@ -178,10 +178,8 @@ struct InsertField {
 // mode 1: .clamp, else .wrap.
 struct BitMask {
   uint32_t operator()(const MicroOp& op, uint32_t position, uint32_t length) const {
-    if (op.mode != 1) {
-      position &= 31;
-      length &= 31;
-    }
+    position &= op.mode == 1 ? 255 : 31;
+    length &= op.mode == 1 ? 255 : 31;
     if (position >= 32 || length == 0) return 0;
     const uint64_t ones = length >= 32 ? 0xffffffffu : (1u << length) - 1;
     return static_cast<uint32_t>(ones << position);

@@ -28,12 +28,9 @@ void runBranch(Warp& warp, const MicroOp& op, uint32_t taken) {
 // brx.idx: lanes by the index in a register; lanes of the same target stay together.
 void runIndexedBranch(Warp& warp, const MicroOp& op, uint32_t mask) {
   const uint32_t* index = warp.lanes<uint32_t>(op.slots[0]);
-  StackEntry entry = warp.top();
-  warp.top().pc = (entry.mask & ~mask) != 0 ? entry.pc : op.reconverge;
-  if ((entry.mask & ~mask) != 0) {
-    warp.top().pc = op.reconverge;
-    warp.stack.push_back({entry.pc, op.reconverge, entry.mask & ~mask});
-  }
+  const StackEntry entry = warp.top();
+  warp.top().pc = op.reconverge;
+  if ((entry.mask & ~mask) != 0) warp.stack.push_back({entry.pc, op.reconverge, entry.mask & ~mask});
   for (uint32_t left = mask; left != 0;) {
     const uint32_t chosen = index[__builtin_ctz(left)];
     uint32_t together = 0;

@@ -133,9 +133,7 @@ struct Convert {
     const bool isAbove = nearest > exact;
     if (mode == Rounding::kUp) return isAbove ? nearest : std::nextafter(nearest, INFINITY);
     if (mode == Rounding::kDown) return isAbove ? std::nextafter(nearest, -INFINITY) : nearest;
-    return std::fabs(nearest) > std::fabs(static_cast<double>(exact)) || isAbove == (exact > 0)
-               ? std::nextafter(nearest, 0.0)
-               : nearest;
+    return isAbove == (exact > 0) ? std::nextafter(nearest, 0.0) : nearest;
   }
 };
 
@@ -260,8 +258,7 @@ void runExtend(Warp& warp, const MicroOp& op, uint32_t mask) {
 }
 
 void setModes(Instruction& in) {
-  in.op.flags = static_cast<uint8_t>((in.has("ftz") ? kFlush : 0) |
-                                     (in.has("sat") || in.has("satfinite") ? kSaturate : 0) |
+  in.op.flags = static_cast<uint8_t>((in.has("ftz") ? kFlush : 0) | (in.has("sat") ? kSaturate : 0) |
                                      (in.has("relu") ? kRelu : 0));
   static constexpr const char* kFloatModes[] = {"rn", "rz", "rm", "rp"};
   static constexpr const char* kIntegerModes[] = {"rni", "rzi", "rmi", "rpi"};
@@ -289,7 +286,7 @@ bool decodeConversion(Instruction& in) {
                                                : laneOperation<ConvertPair<Brain>, uint32_t, float, float>,
                         OpClass::kConversion, 32, {32, 32});
   }
-  if (result == Type::kTF32)
+  if (result == Type::kTF32 && in.has("rna"))
     return in.withSlots(laneOperation<ToTF32, float, float>, OpClass::kConversion, 32, {32});
   Handler handler = conversion(result, source);
   if (in.op.flags == 0 && in.op.mode == 0) {
@@ -352,6 +349,7 @@ struct Pack8 {
 
 bool decodePack(Instruction& in) {
   in.op.flags = isSigned(in.type(0));
+  if (!in.has("sat")) return in.fail("cvt.pack saturates");
   if (bitsOf(in.type(0)) == 16) {
     return in.withSlots(laneOperation<Pack16, uint32_t, int32_t, int32_t>, OpClass::kConversion, 32,
                         {32, 32});

@@ -85,14 +85,22 @@ void Warp::removeLanes(uint32_t mask, bool toCall) {
 }
 
 bool Warp::deferToOthers() {
+  StackEntry& here = top();
   for (size_t i = stack.size() - 1; i-- > 0;) {
-    const StackEntry& other = stack[i];
-    if (top().isCall || other.isCall || other.reconverge != top().reconverge || other.pc == other.reconverge)
+    StackEntry& other = stack[i];
+    if (here.isCall || other.isCall || other.reconverge != here.reconverge || other.pc == other.reconverge)
       return false;
-    if (other.deferred || other.mask == 0) continue;
-    top().deferred = true;
-    top().pc--;
-    std::swap(stack[i], stack.back());
+    if (other.mask == 0) continue;
+    const bool standsHere = other.deferred && other.pc + 1 == here.pc;
+    if (other.deferred && !standsHere) continue;
+    here.pc--;
+    if (standsHere) {
+      here.mask |= other.mask;
+      other.mask = 0;
+    } else {
+      here.deferred = true;
+      std::swap(other, here);
+    }
     return true;
   }
   return false;
@@ -255,10 +263,6 @@ void Cta::arrive(Warp& warp, const MicroOp& op, uint32_t id, uint32_t expected, 
   } else {
     clock.arrive(warp.index, barrier.joined);
     completeBarriers();
-  }
-  if (expected != 0 && barrier.arrivedThreads > expected) {
-    broken("barrier-count", "more threads arrive at barrier " + std::to_string(id) + " than the " +
-                                std::to_string(expected) + " it is for");
   }
 }
 

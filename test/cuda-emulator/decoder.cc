@@ -13,6 +13,13 @@ constexpr Decode kDecoders[] = {decodeInteger,    decodeBits,       decodeFloat,
                                 decodeWarpWide,   decodeMemory,     decodeAsyncCopy, decodeAtomic,
                                 decodeMatrix};
 
+// Parts of opcodes that change nothing here, or that say what is done where nothing else is said.
+constexpr const char* kHarmless[] = {
+    "sync",    "aligned", "uni", "idx",   "rn",   "approx", "full",   "lo",    "any",
+    "wrap",    "r",       "or",  "noftz", "weak", "cta",    "gpu",    "sys",   "relaxed",
+    "acquire", "sc",      "ca",  "cg",    "cs",   "lu",     "cv",     "wb",    "wt",
+    "nc",      "v2",      "v4",  "x1",    "abs",  "global", "shared", "const", "shared::cta"};
+
 struct SpecialName {
   const char* name;
   Special special;
@@ -46,14 +53,16 @@ constexpr SpecialName kSpecials[] = {
     {"%total_smem_size", Special::kTotalShared},
 };
 
+const SpecialName* specialNamed(const std::string& name) {
+  const auto* found = std::find_if(std::begin(kSpecials), std::end(kSpecials),
+                                   [&](const SpecialName& known) { return name == known.name; });
+  return found == std::end(kSpecials) ? nullptr : found;
+}
+
 uint64_t alignUp(uint64_t value, uint64_t align) { return (value + align - 1) / align * align; }
 
-// Where the dynamic shared memory begins is known only after all static variables: its address is set at the
-// end.
-constexpr const char* kCallName = "call";
-
 const std::string* calledName(const Statement& statement) {
-  if (statement.opcode[0] != kCallName) return nullptr;
+  if (statement.opcode[0] != "call") return nullptr;
   for (const Operand& operand : statement.operands) {
     if (operand.kind == Operand::Kind::kName) return &operand.name;
   }
@@ -68,17 +77,37 @@ std::string decodeKernel(const Module& module, const std::string& name, const Va
 }
 
 Instruction::Instruction(ProgramBuilder& builder, const Statement& statement)
-    : builder(builder), statement(statement) {
+    : builder(builder), statement(statement), understood_(statement.opcode.size()) {
   for (size_t i = 1; i < statement.opcode.size(); i++) {
     const Type type = typeNamed(statement.opcode[i]);
     if (type != Type::kNone) types_.push_back(type);
+    understood_[i] = type != Type::kNone;
   }
   op.guard = statement.guard < 0 ? -1 : static_cast<int32_t>(builder.registerSlot(statement.guard));
   op.guardNegated = statement.guardNegated;
 }
 
 bool Instruction::has(const std::string& part) const {
-  return std::find(statement.opcode.begin() + 1, statement.opcode.end(), part) != statement.opcode.end();
+  bool found = false;
+  for (size_t i = 1; i < statement.opcode.size(); i++) {
+    if (statement.opcode[i] != part) continue;
+    understood_[i] = true;
+    found = true;
+  }
+  return found;
+}
+
+std::string Instruction::unknownPart() const {
+  for (size_t i = 1; i < statement.opcode.size(); i++) {
+    const std::string& part = statement.opcode[i];
+    const bool isCacheHint = part.starts_with("L1::") || part.starts_with("L2::");
+    if (understood_[i] || isCacheHint ||
+        std::find(std::begin(kHarmless), std::end(kHarmless), part) != std::end(kHarmless)) {
+      continue;
+    }
+    return part;
+  }
+  return "";
 }
 
 Type Instruction::type(int n) const {
@@ -119,8 +148,8 @@ uint32_t Instruction::sourceSlot(const Operand& operand, int bits) {
     }
     case Operand::Kind::kVariable:
     case Operand::Kind::kName: {
-      if (operand.name.starts_with("%") || operand.name == "WARP_SZ")
-        return builder.special(operand.name, bits);
+      if (operand.name == "WARP_SZ") return constant(kLanes, bits);
+      if (const SpecialName* known = specialNamed(operand.name)) return builder.special(known->special, bits);
       uint64_t address;
       Space space;
       if (!builder.variableAddress(operand, address, space)) {
@@ -246,13 +275,11 @@ uint32_t ProgramBuilder::constant(uint64_t value, int bits) {
   return entry->second;
 }
 
-uint32_t ProgramBuilder::special(const std::string& name, int bits) {
-  if (name == "WARP_SZ") return constant(kLanes, bits);
-  const auto [entry, isNew] = specials_.try_emplace({name, bits == 64}, 0);
-  if (!isNew) return entry->second;
-  entry->second = allocate(bits);
-  for (const SpecialName& known : kSpecials) {
-    if (name == known.name) program.specials.push_back({entry->second, bits == 64, known.special});
+uint32_t ProgramBuilder::special(Special special, int bits) {
+  const auto [entry, isNew] = specials_.try_emplace({special, bits == 64}, 0);
+  if (isNew) {
+    entry->second = allocate(bits);
+    program.specials.push_back({entry->second, bits == 64, special});
   }
   return entry->second;
 }
@@ -370,6 +397,10 @@ std::string ProgramBuilder::decodeFunction(FunctionState& state) {
       return "PTX line " + std::to_string(statement.line) + " `" + statement.text +
              "`: " + (known ? instruction.error : "the emulator does not know this instruction");
     }
+    if (const std::string part = instruction.unknownPart(); !part.empty()) {
+      return "PTX line " + std::to_string(statement.line) + " `" + statement.text +
+             "`: the emulator does not know this instruction with ." + part;
+    }
     if (instruction.op.run != nullptr) emit(instruction.op);
   }
   counters.push_back(static_cast<uint32_t>(program.code.size()));
@@ -404,7 +435,6 @@ std::string ProgramBuilder::decodeFunction(FunctionState& state) {
 }
 
 std::string ProgramBuilder::build(const std::string& kernel) {
-  kernel_ = kernel;
   std::vector<std::string> path;
   std::string error = collect(kernel, path);
   if (!error.empty()) return "kernel " + kernel + ": " + error;
@@ -414,6 +444,7 @@ std::string ProgramBuilder::build(const std::string& kernel) {
     useShared(*functions_[name].function);
     layOut(functions_[name]);
   }
+  // Dynamic shared memory begins after all static variables.
   uint64_t dynamicAlign = 1;
   for (const auto& [name, variable] : module_.variables) {
     if (moduleShared_.contains(name) && variable.elements == 0)

@@ -28,6 +28,7 @@ class Instruction {
   Instruction(ProgramBuilder& builder, const Statement& statement);
 
   const std::string& name() const { return statement.opcode[0]; }
+  // Whether the opcode has this part; the parts asked for count as understood.
   bool has(const std::string& part) const;
   // The n-th of the opcode's parts that are types; counted from the end when negative.
   Type type(int n = -1) const;
@@ -55,6 +56,10 @@ class Instruction {
   bool become(Handler handler, OpClass opClass);
   bool withSlots(Handler handler, OpClass opClass, int resultBits, std::initializer_list<int> sourceBits);
   bool fail(const std::string& what);
+  // A part of the opcode that no decoder asked for and that may not be ignored; empty when there is none.
+  std::string unknownPart() const;
+  // For hints, which do nothing whatever their parts are.
+  void ignoreParts() { understood_.assign(understood_.size(), true); }
 
   ProgramBuilder& builder;
   const Statement& statement;
@@ -63,6 +68,7 @@ class Instruction {
 
  private:
   std::vector<Type> types_;
+  mutable std::vector<bool> understood_;  // of the opcode's parts
 };
 
 // The files of operations: true when the instruction is theirs (rightly decoded, or with an error).
@@ -88,7 +94,7 @@ class ProgramBuilder {
   // For Instruction and the decoders of control flow.
   uint32_t allocate(int bits);
   uint32_t constant(uint64_t value, int bits);
-  uint32_t special(const std::string& name, int bits);
+  uint32_t special(Special special, int bits);
   uint32_t registerSlot(int index) const { return current_->registerSlots[index]; }
   bool isPredicate(int index) const { return current_->function->registers[index].type == Type::kPred; }
   Type registerType(int index) const { return current_->function->registers[index].type; }
@@ -101,7 +107,6 @@ class ProgramBuilder {
   uint32_t falsePredicate() const { return 1; }
   // A label's statement is known only when the whole function is decoded.
   void branchTo(const std::string& label, const Statement& statement, std::function<void(uint32_t)> set);
-  bool callTarget(const std::string& name, uint32_t& functionIndex);
   const Function* calledFunction(const std::string& name) const;
   uint64_t parameterOffset(const std::string& function, int variable) const;
   void callTo(const std::string& function, uint32_t at) { calls_.push_back({function, at}); }
@@ -133,11 +138,10 @@ class ProgramBuilder {
   std::map<std::string, FunctionState> functions_;
   FunctionState* current_ = nullptr;
   std::map<std::pair<uint64_t, bool>, uint32_t> constants_;
-  std::map<std::pair<std::string, bool>, uint32_t> specials_;
+  std::map<std::pair<Special, bool>, uint32_t> specials_;
   std::map<std::string, uint64_t> moduleShared_;
   std::vector<Branch> branches_;
   std::vector<std::pair<std::string, uint32_t>> calls_;
-  std::string kernel_;
 };
 
 // Sets the reconvergence point of every branch of a function's code (control_flow.cc).

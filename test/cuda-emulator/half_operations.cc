@@ -74,14 +74,14 @@ struct FastFma {
 };
 struct Negate {
   template <class H>
-  H operator()(H a) const {
-    return {static_cast<uint16_t>(a.bits ^ 0x8000)};
+  H operator()(const MicroOp& op, H a) const {
+    return finish(op, H{static_cast<uint16_t>(a.bits ^ 0x8000)});
   }
 };
 struct Absolute {
   template <class H>
-  H operator()(H a) const {
-    return {static_cast<uint16_t>(a.bits & 0x7fff)};
+  H operator()(const MicroOp& op, H a) const {
+    return finish(op, H{static_cast<uint16_t>(a.bits & 0x7fff)});
   }
 };
 template <bool kMin>

@@ -232,7 +232,6 @@ Handler forType(Type type) {
   }
 }
 
-template <class Op>
 Handler wideFor(Type type, bool addend) {
   switch (type) {
     case Type::kU16:
@@ -317,9 +316,9 @@ bool decodeInteger(Instruction& in) {
   if (name == "add") return two(forType<Add, 2>(type));
   if (name == "sub") return two(forType<Sub, 2>(type));
   if (name == "mul" && in.has("wide"))
-    return in.withSlots(wideFor<MulWide>(type, false), OpClass::kInteger, 2 * bits, {bits, bits});
+    return in.withSlots(wideFor(type, false), OpClass::kInteger, 2 * bits, {bits, bits});
   if (name == "mad" && in.has("wide"))
-    return in.withSlots(wideFor<MadWide>(type, true), OpClass::kInteger, 2 * bits, {bits, bits, 2 * bits});
+    return in.withSlots(wideFor(type, true), OpClass::kInteger, 2 * bits, {bits, bits, 2 * bits});
   if (name == "mul") return two(in.has("hi") ? forType<MulHigh, 2>(type) : forType<MulLow, 2>(type));
   if (name == "mad" && in.has("sat")) return in.fail("mad.sat is not emulated");
   if (name == "mad") return three(in.has("hi") ? forType<MadHigh, 3>(type) : forType<MadLow, 3>(type));

@@ -60,8 +60,8 @@ std::string Launch::touchGlobal(const Cta& cta, Allocation& allocation, uint64_t
       return true;
     }
     if (readNow && (cell.reader & kManyReaders)) {
-      for (uint32_t other = 0; other < ctas_; other++) {
-        if (other != cta.linear && !isOrdered(cta, other) && other < cta.linear) {
+      for (uint32_t other = 0; other < cta.linear; other++) {
+        if (!isOrdered(cta, other)) {
           race = "several CTAs read it in this launch";
           return false;
         }

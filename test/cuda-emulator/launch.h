@@ -50,8 +50,9 @@ class Warp {
   uint32_t alive() const { return present & ~exited; }
   // Ends these lanes; with toCall, only up to the innermost call (a return).
   void removeLanes(uint32_t mask, bool toCall);
-  // Lanes that should meet these may only have to run first (to exit, say): lets those that parted from them
-  // at the same branch go on, and has these try again later. False when all of them already stand like this.
+  // Lanes that should meet these may only have to run first (to exit, say, or to come here another way):
+  // joins those that parted from them at the same branch and stand here already, or lets those that do not
+  // stand go on, and has these try again. False when neither is left.
   bool deferToOthers();
   // Takes finished and reconverged entries off the stack.
   void settle();

@@ -68,7 +68,7 @@ bool wholeWarp(Warp& warp, const MicroOp& op, uint32_t mask) {
 
 // op.mode: element of A; op.flags: element of B; op.count: registers of A; op.bytes: depth.
 // The sum is taken in double and rounded once: hardware adds in an order and with bits that are not
-// specified, and every way of it lies within float rounding of this one.
+// specified; it may differ by roundings of the size of the largest product.
 template <bool kHalfAccumulator>
 void runFloatMma(Warp& warp, const MicroOp& op, uint32_t mask) {
   if (!wholeWarp(warp, op, mask)) return;
@@ -102,7 +102,7 @@ void runFloatMma(Warp& warp, const MicroOp& op, uint32_t mask) {
   }
 }
 
-// With .satfinite (op.target 1) the sum saturates, else it wraps.
+// With .satfinite (op.offset 1) the sum saturates, else it wraps.
 void runIntegerMma(Warp& warp, const MicroOp& op, uint32_t mask) {
   if (!wholeWarp(warp, op, mask)) return;
   const Operands<int32_t> m(warp, op, 4, op.count, static_cast<Element>(op.mode),

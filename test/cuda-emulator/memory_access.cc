@@ -201,6 +201,14 @@ bool accessAnywhere(Warp& warp, const MicroOp& op, uint32_t mask, uint64_t* addr
   return true;
 }
 
+void synchronizeCtas(Warp& warp, const MicroOp& op, uint32_t mask, const uint64_t* addresses) {
+  forLanes(mask, [&](int lane) {
+    uint64_t address = addresses[lane];
+    const Space space = op.space == Space::kGeneric ? settleGeneric(address) : op.space;
+    if (space == Space::kGlobal) warp.launch().synchronizeOn(*warp.cta, address);
+  });
+}
+
 Space spaceOf(const Instruction& in) {
   if (in.has("global")) return Space::kGlobal;
   if (in.has("shared") || in.has("shared::cta")) return Space::kShared;

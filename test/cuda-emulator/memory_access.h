@@ -21,6 +21,9 @@ bool accessMemory(Warp& warp, const MicroOp& op, uint32_t mask, Space space, con
 bool accessAnywhere(Warp& warp, const MicroOp& op, uint32_t mask, uint64_t* addresses, uint32_t bytes,
                     Access access, uint8_t** pointers);
 
+// The order between CTAs that atomics and strong accesses to a word of global memory give.
+void synchronizeCtas(Warp& warp, const MicroOp& op, uint32_t mask, const uint64_t* addresses);
+
 // Where an instruction's opcode says it goes.
 class Instruction;
 Space spaceOf(const Instruction& instruction);

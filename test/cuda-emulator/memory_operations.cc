@@ -10,7 +10,7 @@ namespace slim::emulator {
 namespace {
 
 // MicroOp::flags
-constexpr uint8_t kSigned = 1, kWideRegister = 2, kStrong = 4, kAcquire = 8, kRelease = 16;
+constexpr uint8_t kSigned = 1, kWideRegister = 2, kStrong = 4, kRelease = 8, kHalfRegister = 16;
 
 constexpr uint32_t kAddressSlot = 8;
 
@@ -21,24 +21,20 @@ void putElement(Warp& warp, const MicroOp& op, uint32_t slot, int lane, const ui
     const int shift = 64 - 8 * op.bytes;
     value = static_cast<uint64_t>(static_cast<int64_t>(value << shift) >> shift);
   }
+  if (op.flags & kHalfRegister) value &= 0xffff;
   if (op.flags & kWideRegister)
     warp.lanes<uint64_t>(slot)[lane] = value;
   else
     warp.lanes<uint32_t>(slot)[lane] = static_cast<uint32_t>(value);
 }
 
-void synchronizeLanes(Warp& warp, const MicroOp& op, uint32_t mask, const uint64_t* addresses) {
-  Cta& cta = *warp.cta;
-  if (op.flags & kRelease) cta.fenced = true;
-  forLanes(mask, [&](int lane) { warp.launch().synchronizeOn(cta, addresses[lane]); });
-}
-
-// A strong access (volatile, relaxed and above) is one that may meet others of its kind, as an atomic may.
+// A strong access (volatile, relaxed and above) takes and gives the order that atomics on its word do. A
+// store may meet others of its kind, as an atomic may; a load is checked as any other.
 void runLoad(Warp& warp, const MicroOp& op, uint32_t mask) {
   uint64_t addresses[kLanes];
   uint8_t* pointers[kLanes];
   gatherAddresses(warp, op, op.slots[kAddressSlot], addresses);
-  if (op.flags & (kStrong | kAcquire)) synchronizeLanes(warp, op, mask, addresses);
+  if (op.flags & kStrong) synchronizeCtas(warp, op, mask, addresses);
   if (!accessAnywhere(warp, op, mask, addresses, op.bytes * op.count, Access::kRead, pointers)) return;
   for (uint32_t i = 0; i < op.count; i++) {
     forLanes(mask, [&](int lane) { putElement(warp, op, op.slots[i], lane, pointers[lane] + i * op.bytes); });
@@ -49,7 +45,8 @@ void runStore(Warp& warp, const MicroOp& op, uint32_t mask) {
   uint64_t addresses[kLanes];
   uint8_t* pointers[kLanes];
   gatherAddresses(warp, op, op.slots[kAddressSlot], addresses);
-  if (op.flags & (kStrong | kRelease)) synchronizeLanes(warp, op, mask, addresses);
+  if (op.flags & kRelease) warp.cta->fenced = true;
+  if (op.flags & kStrong) synchronizeCtas(warp, op, mask, addresses);
   const Access access = op.flags & kStrong ? Access::kAtomic : Access::kWrite;
   if (access == Access::kAtomic) {
     // An atomic access also reads; what a store overwrites need not have been written.
@@ -91,7 +88,9 @@ bool decodeAccess(Instruction& in, bool load) {
   // The registers of a vector are of one width; an element that is not a register takes the type's.
   bool wide = in.op.bytes == 8;
   for (const Operand& element : elements) {
-    if (element.kind == Operand::Kind::kRegister) wide = in.isWide(element);
+    if (element.kind != Operand::Kind::kRegister) continue;
+    wide = in.isWide(element);
+    if (in.declaredBits(element) == 16) in.op.flags |= kHalfRegister;
   }
   for (size_t i = 0; i < elements.size(); i++) {
     const int bits = wide ? 64 : 32;
@@ -101,7 +100,6 @@ bool decodeAccess(Instruction& in, bool load) {
   if (load && isSigned(type) && in.op.bytes < 4 + 4 * wide) in.op.flags |= kSigned;
   if (in.has("volatile") || in.has("relaxed") || in.has("acquire") || in.has("release"))
     in.op.flags |= kStrong;
-  if (in.has("acquire")) in.op.flags |= kAcquire;
   if (in.has("release")) in.op.flags |= kRelease;
   in.address(in.operand(load ? 1 : 0), in.op.slots[kAddressSlot]);
   OpClass opClass = OpClass::kGlobal;

@@ -26,3 +26,23 @@ extern "C" __global__ void defectCount(float* y) {
   asm volatile("bar.sync 1, 48;");
   y[threadIdx.x] = 1;
 }
+// One launched CTA: barriers 16, which there is none of, and 15.
+extern "C" __global__ void defectNumber(float* y) {
+  asm volatile("bar.sync %0;" ::"r"(gridDim.x + 15));
+  y[threadIdx.x] = 1;
+}
+extern "C" __global__ void soundNumber(float* y) {
+  asm volatile("bar.sync %0;" ::"r"(gridDim.x + 14));
+  y[threadIdx.x] = 1;
+}
+// Some threads return within a branch; the others of both ways reach one barrier.
+extern "C" __global__ void soundReturn(float* y, int n) {
+  if (threadIdx.x & 1) {
+    y[threadIdx.x] = 1;
+    if (threadIdx.x % 5 == n) return;
+  } else {
+    y[threadIdx.x] = 2;
+  }
+  __syncthreads();
+  y[threadIdx.x] += 1;
+}
