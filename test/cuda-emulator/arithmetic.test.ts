@@ -91,6 +91,22 @@ function integers(): Instruction[] {
       bits: [bits, bits, 32, 32],
       reference: (x, p, n) => field(x, p & 31n, n & 15n),
     })
+    // Any position and length, as counts of up to 255: the field may reach past the top, or begin there.
+    list.push({
+      ptx: `{ .reg .b32 p, n; and.b32 p, b, 0x1ff; shr.u32 n, c, 20; bfe.${s} d, a, p, n; }`,
+      bits: [bits, bits, 32, 32],
+      reference: (x, b, c) => {
+        const [at, n] = [b & 255n, (c >> 20n) & 255n]
+        if (n === 0n) return 0n
+        const top = at + n - 1n < bits ? at + n - 1n : BigInt(bits - 1)
+        const sign = (x >> top) & 1n
+        let all = 0n
+        for (let i = 0n; i < bits; i++) {
+          all |= (i < n && at + i < bits ? (x >> (at + i)) & 1n : sign) << i
+        }
+        return all
+      },
+    })
     list.push({
       ptx: `{ .reg .b32 n; and.b32 n, c, 15; bfi.b${bits} d, a, b, 5, n; }`,
       bits: [bits, bits, bits, 32],
@@ -145,6 +161,32 @@ function integers(): Instruction[] {
       }, 0n)
     },
   })
+  // The address of the last source is still in %at.
+  list.push({
+    ptx: '{ .reg .b16 h; ld.global.s8 h, [%at]; mov.b32 d, {h, h}; }',
+    bits: [32, 32],
+    reference: (x) => (unsigned(signed(x, 8), 16) << 16n) | unsigned(signed(x, 8), 16),
+  })
+  for (const [mode, selectors] of [
+    ['f4e', (c: number, i: number) => c + i],
+    ['b4e', (c: number, i: number) => (c - i + 8) % 8],
+    ['rc8', (c: number) => c],
+    ['ecl', (c: number, i: number) => Math.max(c, i)],
+    ['ecr', (c: number, i: number) => Math.min(c, i)],
+    ['rc16', (c: number, i: number) => 2 * (c & 1) + (i & 1)],
+  ] as const) {
+    list.push({
+      ptx: `prmt.b32.${mode} d, a, b, c;`,
+      bits: words,
+      reference: (x, y, z) => {
+        const pool = [...bytes(x, false), ...bytes(y, false)]
+        return [0, 1, 2, 3].reduce(
+          (all, i) => all | (pool[selectors(Number(z & 3n), i)]! << BigInt(8 * i)),
+          0n,
+        )
+      },
+    })
+  }
   const join = (x: bigint, y: bigint) => (y << 32n) | x
   list.push({
     ptx: 'shf.r.wrap.b32 d, a, b, c;',

@@ -1,4 +1,5 @@
 // setp, set, selp, slct.
+#include <algorithm>
 #include <cmath>
 
 #include "decoder.h"
@@ -174,21 +175,13 @@ struct Set {
   static constexpr Handler handler = runSet<T>;
 };
 
-bool setCompare(Instruction& in, const std::string& name) {
-  for (const CompareName& known : kCompares) {
-    if (name != known.name) continue;
-    in.op.mode =
-        static_cast<uint8_t>(static_cast<uint8_t>(known.compare) | (known.unordered ? kUnordered : 0));
-    return true;
-  }
-  return false;
-}
-
 // The comparison, the sources from operand `first` on, and the combining predicate.
 bool decodeCompared(Instruction& in, Type source, size_t first) {
-  // Unsigned and float names differ only in what "ne" and a NaN do: neq is not a float's name, ne of floats
-  // is false for a NaN.
-  if (!setCompare(in, in.statement.opcode[1])) return in.fail("unknown comparison " + in.statement.opcode[1]);
+  const CompareName* compare = std::find_if(std::begin(kCompares), std::end(kCompares),
+                                            [&](const CompareName& known) { return in.has(known.name); });
+  if (compare == std::end(kCompares)) return in.fail("a comparison that the emulator does not know");
+  in.op.mode =
+      static_cast<uint8_t>(static_cast<uint8_t>(compare->compare) | (compare->unordered ? kUnordered : 0));
   const int bits = bitsOf(source);
   in.op.slots[2] = in.source(first, bits);
   in.op.slots[3] = in.source(first + 1, bits);

@@ -349,6 +349,7 @@ struct Pack8 {
 
 bool decodePack(Instruction& in) {
   in.op.flags = isSigned(in.type(0));
+  if (!in.has("sat")) return in.fail("cvt.pack saturates");
   if (bitsOf(in.type(0)) == 16) {
     return in.withSlots(laneOperation<Pack16, uint32_t, int32_t, int32_t>, OpClass::kConversion, 32,
                         {32, 32});

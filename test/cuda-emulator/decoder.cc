@@ -13,6 +13,13 @@ constexpr Decode kDecoders[] = {decodeInteger,    decodeBits,       decodeFloat,
                                 decodeWarpWide,   decodeMemory,     decodeAsyncCopy, decodeAtomic,
                                 decodeMatrix};
 
+// Parts of opcodes that change nothing here, or that say what is done where nothing else is said.
+constexpr const char* kHarmless[] = {
+    "sync",    "aligned", "uni", "idx",   "rn",   "approx", "full",   "lo",    "any",
+    "wrap",    "r",       "or",  "noftz", "weak", "cta",    "gpu",    "sys",   "relaxed",
+    "acquire", "sc",      "ca",  "cg",    "cs",   "lu",     "cv",     "wb",    "wt",
+    "nc",      "v2",      "v4",  "x1",    "abs",  "global", "shared", "const", "shared::cta"};
+
 struct SpecialName {
   const char* name;
   Special special;
@@ -70,17 +77,37 @@ std::string decodeKernel(const Module& module, const std::string& name, const Va
 }
 
 Instruction::Instruction(ProgramBuilder& builder, const Statement& statement)
-    : builder(builder), statement(statement) {
+    : builder(builder), statement(statement), understood_(statement.opcode.size()) {
   for (size_t i = 1; i < statement.opcode.size(); i++) {
     const Type type = typeNamed(statement.opcode[i]);
     if (type != Type::kNone) types_.push_back(type);
+    understood_[i] = type != Type::kNone;
   }
   op.guard = statement.guard < 0 ? -1 : static_cast<int32_t>(builder.registerSlot(statement.guard));
   op.guardNegated = statement.guardNegated;
 }
 
 bool Instruction::has(const std::string& part) const {
-  return std::find(statement.opcode.begin() + 1, statement.opcode.end(), part) != statement.opcode.end();
+  bool found = false;
+  for (size_t i = 1; i < statement.opcode.size(); i++) {
+    if (statement.opcode[i] != part) continue;
+    understood_[i] = true;
+    found = true;
+  }
+  return found;
+}
+
+std::string Instruction::unknownPart() const {
+  for (size_t i = 1; i < statement.opcode.size(); i++) {
+    const std::string& part = statement.opcode[i];
+    const bool isCacheHint = part.starts_with("L1::") || part.starts_with("L2::");
+    if (understood_[i] || isCacheHint ||
+        std::find(std::begin(kHarmless), std::end(kHarmless), part) != std::end(kHarmless)) {
+      continue;
+    }
+    return part;
+  }
+  return "";
 }
 
 Type Instruction::type(int n) const {
@@ -369,6 +396,10 @@ std::string ProgramBuilder::decodeFunction(FunctionState& state) {
     if (!known || !instruction.error.empty()) {
       return "PTX line " + std::to_string(statement.line) + " `" + statement.text +
              "`: " + (known ? instruction.error : "the emulator does not know this instruction");
+    }
+    if (const std::string part = instruction.unknownPart(); !part.empty()) {
+      return "PTX line " + std::to_string(statement.line) + " `" + statement.text +
+             "`: the emulator does not know this instruction with ." + part;
     }
     if (instruction.op.run != nullptr) emit(instruction.op);
   }

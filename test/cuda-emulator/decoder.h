@@ -28,6 +28,7 @@ class Instruction {
   Instruction(ProgramBuilder& builder, const Statement& statement);
 
   const std::string& name() const { return statement.opcode[0]; }
+  // Whether the opcode has this part; the parts asked for count as understood.
   bool has(const std::string& part) const;
   // The n-th of the opcode's parts that are types; counted from the end when negative.
   Type type(int n = -1) const;
@@ -55,6 +56,10 @@ class Instruction {
   bool become(Handler handler, OpClass opClass);
   bool withSlots(Handler handler, OpClass opClass, int resultBits, std::initializer_list<int> sourceBits);
   bool fail(const std::string& what);
+  // A part of the opcode that no decoder asked for and that may not be ignored; empty when there is none.
+  std::string unknownPart() const;
+  // For hints, which do nothing whatever their parts are.
+  void ignoreParts() { understood_.assign(understood_.size(), true); }
 
   ProgramBuilder& builder;
   const Statement& statement;
@@ -63,6 +68,7 @@ class Instruction {
 
  private:
   std::vector<Type> types_;
+  mutable std::vector<bool> understood_;  // of the opcode's parts
 };
 
 // The files of operations: true when the instruction is theirs (rightly decoded, or with an error).

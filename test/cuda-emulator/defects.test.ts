@@ -179,6 +179,13 @@ const cases: Case[] = [
     launch: '2 1 1 32 1 1 0 @y',
     finding: found('global-race', failed, /CTA 0 (read|wrote) it/),
   },
+  {
+    source: 'global_race',
+    kernel: 'defectFlag',
+    before: y64,
+    launch: '2 1 1 32 1 1 0 @y',
+    finding: found('global-race', failed, /CTA \(1,0,0\).*CTA 0 wrote it/),
+  },
   ...['soundLast', 'defectLast'].map((kernel) => ({
     source: 'global_race',
     kernel,
@@ -262,7 +269,7 @@ const cases: Case[] = [
     launch: block(64),
     finding: found('barrier-count', failed, /48 threads, not a multiple of 32/),
   },
-  ...['soundShuffle', 'soundVote', 'soundExited'].map((kernel) => ({
+  ...['soundShuffle', 'soundVote', 'soundExited', 'soundReturn'].map((kernel) => ({
     source: 'warp_mask',
     kernel,
     before: y64,
@@ -375,6 +382,17 @@ describe.skipIf(withoutNvcc)('defects', () => {
     )
   })
 
+  it.each([
+    ['cvt.rn.satfinite.f16.f32 %h, 0f3F800000;', /with \.satfinite/],
+    ['mov.u32 %i, %clusterid.x;', /unknown name %clusterid\.x/],
+    ['cvt.rn.tf32.f32 %i, 0f3F800000;', /not an instruction that the emulator knows/],
+  ])('%s is an error, not taken for something else', async (instruction, text) => {
+    const kernel = `.visible .entry k() { .reg .b32 %i; .reg .b16 %h; ${instruction} ret; }`
+    const module = bench.file(`.version 9.0\n.target sm_80\n.address_size 64\n${kernel}\n`, 'ptx')
+    const { last } = await bench.run(['device 0', `module ${module}`, 'function k'])
+    expect(last).toMatchObject({ error: 218, text: expect.stringMatching(text) })
+  })
+
   it('what the device holds when its context is released is a leak', async () => {
     const start = ['device 0', `module ${await module('launch')}`, 'allocate x 100', 'allocate y 50']
     const leaking = await bench.run([...start, 'free x', 'unload', 'release'])
@@ -388,6 +406,15 @@ describe.skipIf(withoutNvcc)('defects', () => {
     expect(clean.findings).toEqual([])
     const never = await bench.run([...start, 'free x', 'unload'])
     expect(never.findings.map((f) => f.kind)).toEqual(['leak'])
+    const host = await bench.run([
+      ...start.slice(0, 2),
+      'allocateHost h 9',
+      'allocateHost g 9',
+      'freeHost g',
+      'unload',
+      'release',
+    ])
+    expect(host.last.text).toMatch(/1 pieces? of pinned host memory never freed/)
     expect(never.stderr).toMatch(/end of the process: 1 allocation of 50 bytes/)
   })
 

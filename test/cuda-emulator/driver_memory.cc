@@ -57,6 +57,7 @@ CUresult cuMemFree_v2(CUdeviceptr address) {
   const std::lock_guard lock(machine().mutex);
   CUctx_st* context;
   if (const CUresult error = withContext(context)) return error;
+  if (const CUresult error = forbidDuringCapture("cuMemFree")) return error;
   if (address == 0) return CUDA_SUCCESS;
   if (context->memory->release(address)) return CUDA_SUCCESS;
   return failWith(CUDA_ERROR_INVALID_VALUE, "cuMemFree of " + hexadecimal(address) +
@@ -68,10 +69,11 @@ CUresult cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
   const std::lock_guard lock(machine().mutex);
   CUctx_st* context;
   if (const CUresult error = withContext(context)) return error;
+  if (const CUresult error = forbidDuringCapture("cuMemHostAlloc")) return error;
   if (bytes == 0) return failWith(CUDA_ERROR_INVALID_VALUE, "cuMemHostAlloc of 0 bytes");
   *pointer = std::aligned_alloc(kHostAlign, (bytes + kHostAlign - 1) / kHostAlign * kHostAlign);
   if (*pointer == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
-  machine().hostMemory[*pointer] = bytes;
+  machine().hostMemory[*pointer] = context;
   return CUDA_SUCCESS;
 }
 

@@ -190,7 +190,10 @@ CUresult cuModuleLoadData(CUmodule* module, const void* image) {
                                                 std::to_string(machine().computeCapability / 10) + "." +
                                                 std::to_string(machine().computeCapability % 10));
   }
-  if (const CUresult error = placeVariables(*loaded)) return error;
+  if (const CUresult error = placeVariables(*loaded)) {
+    for (const auto& [name, address] : loaded->addresses) loaded->context->memory->release(address);
+    return error;
+  }
   *module = loaded.release();
   machine().modules.insert(*module);
   return CUDA_SUCCESS;

@@ -47,7 +47,7 @@ CUresult submit(CUstream stream, Work work) {
       return failWith(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
                       "this capture was made invalid by an earlier error");
     capture.graph->work.push_back(std::move(work));
-    if (stream != capture.origin) capture.joined.insert(stream);
+    stream->progress[stream]++;
     return CUDA_SUCCESS;
   }
   if (stream == nullptr) {
@@ -100,6 +100,9 @@ std::string leaksOf(const CUctx_st& context) {
     streams += static_cast<const CUstream_st*>(stream)->context == &context;
   size_t modules = 0;
   for (const void* module : all.modules) modules += static_cast<const CUmod_st*>(module)->context == &context;
+  size_t host = 0;
+  for (const auto& [pointer, owner] : all.hostMemory) host += owner == &context;
+  add(host, "pieces of pinned host memory never freed");
   add(streams, "streams never destroyed");
   add(modules, "modules never unloaded");
   return leaks;

@@ -42,22 +42,25 @@ struct CUgraph_st {
   std::vector<Work> work;
 };
 
+// How many pieces of each stream's captured work lie before a point.
+using Progress = std::map<CUstream, size_t>;
+
 struct Capture {
   CUgraph graph = nullptr;
   CUstream origin = nullptr;
-  std::set<CUstream> joined;  // other streams with work that the origin does not yet wait for
   bool invalid = false;
 };
 
 struct CUstream_st {
   CUcontext context = nullptr;
   std::shared_ptr<Capture> capture;
+  Progress progress;
 };
 
 struct CUevent_st {
   bool recorded = false;
-  CUstream stream = nullptr;  // where it was recorded
   std::shared_ptr<Capture> capture;
+  Progress progress;  // of the stream where it was recorded
 };
 
 struct CUgraphExec_st {
@@ -72,7 +75,7 @@ struct Machine {
   int computeCapability = 80;
   std::vector<std::unique_ptr<CUctx_st>> devices;
   std::set<const void*> streams, events, modules, functions, graphs, graphExecs;
-  std::map<void*, size_t> hostMemory;
+  std::map<void*, CUcontext> hostMemory;
   CUctx_st* current() const;
 };
 

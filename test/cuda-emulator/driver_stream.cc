@@ -1,6 +1,8 @@
 // Streams, events and graphs. Work runs when it is submitted, so that waiting is only checked, never done; a
 // capture records the work of its streams in the order of submission, which keeps every order that the events
 // ask for.
+#include <algorithm>
+
 #include "driver_state.h"
 
 using namespace slim::emulator;
@@ -26,7 +28,10 @@ CUresult cuStreamCreate(CUstream* stream, unsigned) {
 
 CUresult cuStreamDestroy_v2(CUstream stream) {
   const std::lock_guard lock(machine().mutex);
-  if (machine().streams.erase(stream) == 0) return badHandle("a stream");
+  if (!machine().streams.contains(stream)) return badHandle("a stream");
+  if (stream->capture != nullptr)
+    return failWith(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "cuStreamDestroy of a stream that captures");
+  machine().streams.erase(stream);
   delete stream;
   return CUDA_SUCCESS;
 }
@@ -46,8 +51,12 @@ CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
   if (stream->capture != nullptr && stream->capture != event->capture) {
     return failWith(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "cuStreamWaitEvent joins two captures");
   }
+  if (stream->capture == nullptr) stream->progress.clear();
   stream->capture = event->capture;
-  if (stream == event->capture->origin) event->capture->joined.erase(event->stream);
+  for (const auto& [other, pieces] : event->progress) {
+    size_t& known = stream->progress[other];
+    known = std::max(known, pieces);
+  }
   return CUDA_SUCCESS;
 }
 
@@ -71,8 +80,8 @@ CUresult cuEventRecord(CUevent event, CUstream stream) {
   if (!machine().events.contains(event)) return badHandle("an event");
   if (!isStream(stream)) return badHandle("a stream");
   event->recorded = true;
-  event->stream = stream;
   event->capture = stream == nullptr ? nullptr : stream->capture;
+  event->progress = event->capture == nullptr ? Progress{} : stream->progress;
   return CUDA_SUCCESS;
 }
 
@@ -104,6 +113,7 @@ CUresult cuStreamBeginCapture_v2(CUstream stream, int) {
   if (stream->capture != nullptr) return failWith(CUDA_ERROR_INVALID_VALUE, "the stream captures already");
   stream->capture = std::make_shared<Capture>();
   stream->capture->origin = stream;
+  stream->progress.clear();
   stream->capture->graph = new CUgraph_st;
   return CUDA_SUCCESS;
 }
@@ -117,14 +127,17 @@ CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
                     "cuStreamEndCapture on a stream that did not begin the capture");
   }
   const std::shared_ptr<Capture> capture = stream->capture;
+  bool joined = true;
   for (const void* handle : machine().streams) {
     auto* other = static_cast<CUstream_st*>(const_cast<void*>(handle));
-    if (other->capture == capture) other->capture = nullptr;
+    if (other->capture != capture) continue;
+    joined &= stream->progress[other] >= other->progress[other];
+    other->capture = nullptr;
   }
   CUgraph captured = capture->graph;
   capture->graph = nullptr;
   const char* problem = capture->invalid ? "the capture was made invalid by an earlier error" : nullptr;
-  if (problem != nullptr || !capture->joined.empty()) {
+  if (problem != nullptr || !joined) {
     delete captured;
     return problem != nullptr ? failWith(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, problem)
                               : failWith(CUDA_ERROR_STREAM_CAPTURE_UNJOINED,

@@ -281,6 +281,44 @@ done: st.global.u32 [%y], %v;
     expect(ints(await result(32, [...lines, 'replay', 'replay', 'elapsed']))).toEqual(Array(8).fill(2))
   })
 
+  it('a capture records the work of a second stream that is joined to it, and wants all of it joined', async () => {
+    const fork = [
+      'stream first',
+      'capture',
+      'fill y 0',
+      'record begun',
+      'stream second',
+      'wait begun',
+      'launch increment 1 1 1 8 1 1 0 @y',
+      'record done',
+    ]
+    const join = ['stream first', 'wait done', 'launch increment 1 1 1 8 1 1 0 @y', 'end']
+    const clean = ['destroy first', 'destroy second', 'stream third']
+    const y = await result(32, [...fork, ...join, 'replay', 'replay', ...clean])
+    expect(ints(y)).toEqual(Array(8).fill(2))
+    const start = ['device 0', `module ${module}`, 'allocate y 32']
+    const late = [...fork, 'launch increment 1 1 1 8 1 1 0 @y', ...join]
+    for (const lines of [late, [...fork, 'stream first', 'end']]) {
+      expect((await bench.run([...start, ...lines])).last.name).toBe('CUDA_ERROR_STREAM_CAPTURE_UNJOINED')
+    }
+    // A third stream waits for the second, and the first for the third.
+    const chain = [
+      ...fork,
+      'stream third',
+      'wait done',
+      'record chained',
+      'stream first',
+      'wait chained',
+      'end',
+    ]
+    expect((await bench.run([...start, ...chain])).outcomes.filter((o) => o.error !== 0)).toEqual([])
+  })
+
+  it('arguments may be passed by pointers', async () => {
+    const y = await result(128, ['launchPointers calls 1 1 1 32 1 1 0 @y u64:0x3f00000000000003'])
+    expect(floats(y)).toEqual(count(32, (i) => (i & 1 ? (3 + i) * 2 + 0.5 : 3 + i + 1)))
+  })
+
   it('waiting or allocating while a stream captures makes the capture invalid', async () => {
     const start = [
       'device 0',
@@ -290,7 +328,13 @@ done: st.global.u32 [%y], %v;
       'capture',
       'launch increment 1 1 1 8 1 1 0 @y',
     ]
-    for (const line of ['synchronize', 'allocate z 4', `read y ${bench.path('y')}`]) {
+    for (const line of [
+      'synchronize',
+      'allocate z 4',
+      'allocateHost z 4',
+      'free y',
+      `read y ${bench.path('y')}`,
+    ]) {
       const { outcomes } = await bench.run([...start, line, 'end'])
       expect(outcomes.slice(-2).map((o) => o.name)).toEqual([
         'CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED',

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Bench, buffer, buildTimeout, type LaunchReport, withoutNvcc } from './support.js'
 
-const folder = path.join(path.dirname(fileURLToPath(import.meta.url)), 'defects')
+const folder = path.join(path.dirname(fileURLToPath(import.meta.url)), 'kernels')
 const sharedBytes = 16384
 
 describe.skipIf(withoutNvcc)('metrics', () => {

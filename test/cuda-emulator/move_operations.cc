@@ -114,13 +114,17 @@ bool decodeMove(Instruction& in) {
   if (name == "cvta") return decodeAddressConversion(in);
   if (name == "isspacep") return decodeIsSpace(in);
   if (name == "createpolicy") {
+    in.ignoreParts();
     in.op.slots[0] = in.destination(0, 64);
     in.op.slots[1] = in.constant(0, 64);
     return in.become(laneOperation<Copy, uint64_t, uint64_t>, OpClass::kMove);
   }
   const bool hint = name == "prefetch" || name == "prefetchu" || name == "applypriority" ||
                     name == "nanosleep" || name == "griddepcontrol" || name == "setmaxnreg";
-  if (hint) return in.become(runNothing, OpClass::kControl);
+  if (hint) {
+    in.ignoreParts();
+    return in.become(runNothing, OpClass::kControl);
+  }
   if (name != "mov") return false;
   const int bits = bitsOf(in.type());
   if (in.operand(0).kind == Operand::Kind::kVector || in.operand(1).kind == Operand::Kind::kVector) {

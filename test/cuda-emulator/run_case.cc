@@ -1,11 +1,15 @@
 // Runs a case on a CUDA driver: a line a command from standard input, a line of JSON a command on standard
 // output.
 //   run_case LIBRARY < case
-// Commands (NAME names a buffer, a kernel argument @NAME[+OFFSET] is its address):
-//   device N | module FILE | function KERNEL | allocate NAME BYTES | write NAME FILE | fill NAME VALUE | read
-//   NAME FILE copy TO FROM BYTES | free NAME | dynamic KERNEL BYTES | get KERNEL ATTRIBUTE launch KERNEL GX
-//   GY GZ BX BY BZ SHARED [u32:N | s32:N | u64:N | f32:X | @NAME[+OFFSET] …] capture | end | replay |
-//   synchronize | elapsed | unload | release
+// Commands (NAME names a buffer, whose address a kernel's argument @NAME[+OFFSET] is):
+// - device N; unload; release: the last releases the device's context
+// - module FILE; function KERNEL; dynamic KERNEL BYTES; get KERNEL ATTRIBUTE
+// - allocate NAME BYTES; free NAME; write NAME FILE; fill NAME VALUE; read NAME FILE; copy TO FROM BYTES
+// - allocateHost NAME BYTES; freeHost NAME
+// - launch KERNEL GX GY GZ BX BY BZ SHARED [u32:N | s32:N | u64:N | f32:X | @NAME[+OFFSET] …]
+// - launchPointers …: the same with the arguments passed by kernelParams
+// - stream NAME: where further work goes; destroy NAME; record EVENT; wait EVENT; synchronize; elapsed
+// - capture; end; replay
 // Buffers live on the device that was chosen last; arguments are laid out as C lays out a struct.
 #include <dlfcn.h>
 
@@ -66,7 +70,17 @@ class Runner {
     if (command == "free") return call<decltype(cuMemFree_v2)>("cuMemFree_v2", buffers_[text(words)].address);
     if (command == "dynamic") return setDynamic(words);
     if (command == "get") return getAttribute(words);
-    if (command == "launch") return launch(words);
+    if (command == "launch") return launch(words, false);
+    if (command == "launchPointers") return launch(words, true);
+    if (command == "allocateHost") return allocateHost(words);
+    if (command == "freeHost")
+      return call<decltype(cuMemFreeHost)>("cuMemFreeHost", hostMemory_[text(words)]);
+    if (command == "stream") return chooseStream(text(words));
+    if (command == "destroy")
+      return call<decltype(cuStreamDestroy_v2)>("cuStreamDestroy_v2", streams_[text(words)]);
+    if (command == "record") return record(text(words));
+    if (command == "wait")
+      return call<decltype(cuStreamWaitEvent)>("cuStreamWaitEvent", stream_, events_[text(words)], 0u);
     if (command == "capture") return beginCapture();
     if (command == "end") return endCapture();
     if (command == "replay") return call<decltype(cuGraphLaunch)>("cuGraphLaunch", exec_, stream_);
@@ -152,6 +166,11 @@ class Runner {
     return call<decltype(cuMemAlloc_v2)>("cuMemAlloc_v2", &buffer.address, buffer.bytes);
   }
 
+  CUresult allocateHost(std::istream& words) {
+    void*& pointer = hostMemory_[text(words)];
+    return call<decltype(cuMemHostAlloc)>("cuMemHostAlloc", &pointer, next(words), 0u);
+  }
+
   CUresult write(std::istream& words) {
     const Buffer buffer = buffers_[text(words)];
     const std::string bytes = contents(text(words));
@@ -198,46 +217,62 @@ class Runner {
     return error;
   }
 
+  // Appends an argument and returns its offset.
   template <class T>
-  static void append(std::vector<char>& parameters, T value) {
+  static size_t append(std::vector<char>& parameters, T value) {
     parameters.resize((parameters.size() + sizeof value - 1) / sizeof value * sizeof value);
     const auto* bytes = reinterpret_cast<const char*>(&value);
     parameters.insert(parameters.end(), bytes, bytes + sizeof value);
+    return parameters.size() - sizeof value;
   }
 
-  void appendArgument(std::vector<char>& parameters, const std::string& word) {
+  size_t appendArgument(std::vector<char>& parameters, const std::string& word) {
     const std::string value = word.substr(word.find(':') + 1);
     if (word[0] == '@') {
       const size_t plus = word.find('+');
       const CUdeviceptr offset = plus == std::string::npos ? 0 : std::stoull(word.substr(plus + 1));
-      append(parameters, buffers_[word.substr(1, plus - 1)].address + offset);
-    } else if (word.starts_with("f32:")) {
-      append(parameters, std::stof(value));
-    } else if (word.starts_with("u64:")) {
-      append(parameters, std::stoull(value, nullptr, 0));
-    } else {
-      append(parameters, static_cast<uint32_t>(std::stoll(value, nullptr, 0)));
+      return append(parameters, buffers_[word.substr(1, plus - 1)].address + offset);
     }
+    if (word.starts_with("f32:")) return append(parameters, std::stof(value));
+    if (word.starts_with("u64:")) return append(parameters, std::stoull(value, nullptr, 0));
+    return append(parameters, static_cast<uint32_t>(std::stoll(value, nullptr, 0)));
   }
 
-  CUresult launch(std::istream& words) {
+  CUresult launch(std::istream& words, bool byPointers) {
     CUfunction kernel;
     if (const CUresult error = find(text(words), kernel)) return error;
     unsigned shape[7];
     for (unsigned& n : shape) n = static_cast<unsigned>(next(words));
     std::vector<char> parameters;
-    for (std::string word; words >> word;) appendArgument(parameters, word);
+    std::vector<size_t> offsets;
+    for (std::string word; words >> word;) offsets.push_back(appendArgument(parameters, word));
     size_t bytes = parameters.size();
+    std::vector<void*> pointers;
+    for (const size_t offset : offsets) pointers.push_back(parameters.data() + offset);
     void* options[] = {kLaunchParamBufferPointer, parameters.data(), kLaunchParamBufferSize, &bytes,
                        kLaunchParamEnd};
-    return call<decltype(cuLaunchKernel)>("cuLaunchKernel", kernel, shape[0], shape[1], shape[2], shape[3],
-                                          shape[4], shape[5], shape[6], stream_, static_cast<void**>(nullptr),
-                                          static_cast<void**>(options));
+    return call<decltype(cuLaunchKernel)>(
+        "cuLaunchKernel", kernel, shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], shape[6],
+        stream_, byPointers ? pointers.data() : nullptr, byPointers ? nullptr : static_cast<void**>(options));
+  }
+
+  CUresult chooseStream(const std::string& name) {
+    const auto [known, isNew] = streams_.try_emplace(name, nullptr);
+    const CUresult error =
+        isNew ? call<decltype(cuStreamCreate)>("cuStreamCreate", &known->second, 1u) : CUDA_SUCCESS;
+    stream_ = known->second;
+    return error;
+  }
+
+  CUresult record(const std::string& name) {
+    const auto [known, isNew] = events_.try_emplace(name, nullptr);
+    if (isNew) call<decltype(cuEventCreate)>("cuEventCreate", &known->second, 0u);
+    return call<decltype(cuEventRecord)>("cuEventRecord", known->second, stream_);
   }
 
   CUresult beginCapture() {
     if (stream_ == nullptr) {
-      if (const CUresult error = call<decltype(cuStreamCreate)>("cuStreamCreate", &stream_, 1u)) return error;
+      if (const CUresult error = chooseStream("")) return error;
     }
     return call<decltype(cuStreamBeginCapture_v2)>("cuStreamBeginCapture_v2", stream_, 1);
   }
@@ -274,6 +309,9 @@ class Runner {
   CUgraphExec exec_ = nullptr;
   std::map<std::string, CUfunction> functions_;
   std::map<std::string, Buffer> buffers_;
+  std::map<std::string, void*> hostMemory_;
+  std::map<std::string, CUstream> streams_;
+  std::map<std::string, CUevent> events_;
 };
 
 }  // namespace

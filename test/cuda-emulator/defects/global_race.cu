@@ -29,3 +29,11 @@ extern "C" __global__ void soundLast(float* y, int* counter, float* total) {
 extern "C" __global__ void defectLast(float* y, int* counter, float* total) {
   finish(y, counter, total, false);
 }
+// A flag in shared memory is each CTA's own and orders nothing between them.
+extern "C" __global__ void defectFlag(float* y) {
+  __shared__ volatile int flag;
+  y[blockIdx.x * blockDim.x + threadIdx.x] = 1;
+  __threadfence();
+  flag = 1;
+  if (flag == 1 && blockIdx.x > 0) y[blockIdx.x * blockDim.x + threadIdx.x] = y[threadIdx.x];
+}

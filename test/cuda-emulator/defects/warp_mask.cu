@@ -30,3 +30,12 @@ extern "C" __global__ void defectUnnamed(float* y) {
 extern "C" __global__ void soundVote(float* y) {
   y[threadIdx.x] = __ballot_sync(0xffffffff, threadIdx.x > 3);
 }
+// The same of threads that returned within a branch: those of both its ways vote together.
+extern "C" __global__ void soundReturn(float* y) {
+  float v = 2;
+  if (threadIdx.x & 1) {
+    y[threadIdx.x] = v = 1;
+    if (threadIdx.x % 5 == gridDim.x) return;
+  }
+  y[threadIdx.x] = v + __ballot_sync(0xffffffff, v > 1);
+}
