@@ -52,9 +52,10 @@ export const deviceOption = () =>
   new Option('--device <name>', 'device').choices(['auto', 'cpu', 'cuda']).default('auto')
 
 export const activationsOption = () =>
-  new Option('--activations <type>', 'inputs of packed layers: rounded to int8, or exact and slower')
-    .choices(['int8', 'float32'])
-    .default('int8')
+  new Option(
+    '--activations <type>',
+    "inputs of packed layers: rounded to int8 (default), or exact and slower; not on device 'cuda'",
+  ).choices(['int8', 'float32'])
 
 /** What the flags say of loading a model. */
 export function loading({ device, activations, threads }: LoadOptions, signal: AbortSignal): LoadOptions {

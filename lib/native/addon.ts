@@ -460,6 +460,14 @@ export interface NativeCudaPackedMatrix {
   dispose(): void
 }
 
+/** A model on a device, made block by block: what a block was made of can be disposed once it is added. */
+export interface NativeCudaModelBuilder {
+  addBlock(block: NativeDecoderBlock, threads: number): NativeJob<void>
+  /** Ends the building. The model's caches are F16. */
+  finish(parts: Omit<ModelParts, 'blocks' | 'activations'>, threads: number): NativeJob<NativeDecoderModel>
+  dispose(): void
+}
+
 export interface NativeAddon {
   /** Errors of this environment (main thread or worker) are made by this function from now on. */
   setErrorFactory(make: (code: SlimErrorCode, message: string, details: SlimErrorDetails) => Error): void
@@ -586,6 +594,7 @@ export interface NativeAddon {
   CudaDevice: new (
     index?: number,
   ) => NativeCudaDevice
+  CudaModelBuilder: new (device: NativeCudaDevice) => NativeCudaModelBuilder
 
   /** Internal to tests and benchmarks: a copy of x (float32) through one vector kernel. */
   applyKernel(name: VectorKernel, x: NativeTensor): Float32Array

@@ -3,21 +3,28 @@ import os from 'node:os'
 import { SlimError } from '../errors.js'
 import { addon } from './addon.js'
 
-/** 'auto' and 'cpu' run here. Models do not run on 'cuda' yet: asking for it is an error, not a fallback. */
+/** 'auto' and 'cpu' run here; 'cuda' is the first GPU. */
 export type Device = 'auto' | 'cpu' | 'cuda'
 
 const DEVICES: readonly Device[] = ['auto', 'cpu', 'cuda']
 
 /** Why device 'auto' is the CPU. */
-export const WHY_CPU = 'only packed products run on CUDA in this version, not whole models'
+export const WHY_CPU = 'no GPU has run the CUDA kernels of this version yet, only an emulated one'
 
-export function checkDevice(device: string | undefined): void {
+/** Whether a model is to lie on the GPU, which is known to be there then. */
+export function isCuda(device: Device | undefined): boolean {
   if (device !== undefined && !(DEVICES as readonly string[]).includes(device))
     throw SlimError.invalidArgument('device', `one of ${DEVICES.join(', ')}`, device)
-  if (device !== 'cuda') return
+  if (device !== 'cuda') return false
   const reason = missingForCuda()
   if (reason) throw reason
-  throw new SlimError('SLIM_DEVICE_UNAVAILABLE', `Models do not run on device 'cuda': ${WHY_CPU}`, {
+  return true
+}
+
+/** For what runs on the CPU alone, which `what` names. */
+export function requireCpu(device: Device | undefined, what: string): void {
+  if (!isCuda(device)) return
+  throw new SlimError('SLIM_DEVICE_UNAVAILABLE', `${what} does not run on device 'cuda' in this version`, {
     parameter: 'device',
     remedy: "Choose device 'cpu' or 'auto'",
   })

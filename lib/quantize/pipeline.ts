@@ -10,7 +10,7 @@ import { requireFinite } from '../checkpoint/tensor_info.js'
 import { SlimError } from '../errors.js'
 import { readUtf8 } from '../files.js'
 import { addon, type BlockWeights, type NativeTensor, run } from '../native/addon.js'
-import { checkDevice, checkThreads } from '../native/device.js'
+import { checkThreads, requireCpu } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import {
   blockEntries,
@@ -61,7 +61,7 @@ export async function quantize(source: string, options: QuantizeOptions): Promis
   if (typeof source !== 'string' || source === '')
     throw SlimError.invalidArgument('source', 'the path of a model folder or .gguf file', source)
   const settings = resolveSettings(options)
-  checkDevice(options.device)
+  requireCpu(options.device, 'Quantization')
   if (typeof options.output !== 'string' || options.output === '')
     throw SlimError.invalidArgument('output', 'the path of a folder to make', options.output)
   const output = path.resolve(options.output)

@@ -5,11 +5,12 @@ import { SlimError } from '../errors.js'
 import {
   type Activations,
   addon,
+  type ModelParts,
   type NativeDecoderBlock,
   type NativeDecoderModel,
   run,
 } from '../native/addon.js'
-import { checkDevice, checkThreads, type Device } from '../native/device.js'
+import { checkThreads, type Device, isCuda } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import type { ChatMessage } from './chat_template.js'
 import { checkNames, type GenerateOptions, givenOptions } from './generate_options.js'
@@ -35,7 +36,7 @@ export interface LoadOptions {
   threads?: number
   /**
    * How packed layers are multiplied: with inputs rounded to int8, one scale a group (default), or exactly in float32,
-   * which is slower.
+   * which is slower. On device 'cuda' they are rounded to 11 bits, and this option is refused.
    */
   activations?: Activations
   /** Ends the loading between two blocks. */
@@ -48,48 +49,88 @@ const MOST_ARRAY_BYTES = 2 ** 32 - 1
 /** Opens a packed folder, a Hugging Face folder, or a GGUF file. */
 export async function loadModel(source: string, options: LoadOptions = {}): Promise<Model> {
   checkNames(options, ['device', 'threads', 'activations', 'signal'])
-  checkDevice(options.device)
+  const cuda = isCuda(options.device)
   const threads = checkThreads(options.threads)
-  const { activations = 'int8' } = options
+  const { activations = 'int8', signal } = options
   if (activations !== 'int8' && activations !== 'float32')
     throw SlimError.invalidArgument('activations', "'int8' or 'float32'", activations)
+  if (cuda && options.activations)
+    throw SlimError.invalidArgument('activations', "nothing, on device 'cuda'", activations, 'Leave it out')
   const checkpoint = await openCheckpoint(source, { threads })
   try {
     const spec = checkpointSpec(checkpoint)
-    const key = await modelKey(checkpoint, { activations })
-    const native = await shareModel(
-      key,
-      () => loadDecoder(checkpoint, spec, { ...options, threads, activations }),
-      options.signal,
-    )
-    return new Model(checkpoint, spec, native, threads)
+    const key = await modelKey(checkpoint, cuda ? { device: 'cuda' } : { activations })
+    const loading: Loading = { checkpoint, spec, threads, signal }
+    const load = () => (cuda ? loadOnDevice(loading) : loadDecoder(loading, activations))
+    return new Model(checkpoint, spec, await shareModel(key, load, signal), threads)
   } catch (error) {
     checkpoint.dispose()
     throw SlimError.from(error, { file: source })
   }
 }
 
-async function loadDecoder(
-  checkpoint: Checkpoint,
-  spec: DecoderSpec,
-  { activations, threads, signal }: LoadOptions & { threads: number },
-): Promise<NativeDecoderModel> {
-  using blocks = new Handles()
-  const natives: NativeDecoderBlock[] = []
+interface Loading {
+  checkpoint: Checkpoint
+  spec: DecoderSpec
+  threads: number
+  signal: AbortSignal | undefined
+}
+
+/** The native blocks in their order, each of which the caller disposes. */
+async function* loadBlocks({ checkpoint, spec, signal }: Loading): AsyncGenerator<NativeDecoderBlock> {
   for (const block of spec.blocks) {
     if (signal?.aborted)
       throw new SlimError('SLIM_ABORTED', `Loading ${checkpoint.path} was aborted`, { cause: signal.reason })
     using handles = new Handles()
     const weights = handles.ownBlock(await loadBlockWeights(checkpoint, block))
-    natives.push(blocks.own(new (addon().DecoderBlock)(block.spec, weights)))
+    yield new (addon().DecoderBlock)(block.spec, weights)
   }
-  const native = await buildDecoder(checkpoint, spec, natives, activations)
+}
+
+async function loadDecoder(loading: Loading, activations: Activations): Promise<NativeDecoderModel> {
+  using handles = new Handles()
+  const blocks: NativeDecoderBlock[] = []
+  for await (const block of loadBlocks(loading)) blocks.push(handles.own(block))
+  const native = await buildDecoder(loading.checkpoint, loading.spec, blocks, activations)
   try {
-    await run(native.prepare(threads), signal)
+    await run(native.prepare(loading.threads), loading.signal)
     return native
   } catch (error) {
     native.dispose()
     throw error
+  }
+}
+
+/** Block by block: one block's weights at a time are in host memory, beside what is mapped. */
+async function loadOnDevice(loading: Loading): Promise<NativeDecoderModel> {
+  const { checkpoint, spec, threads, signal } = loading
+  using handles = new Handles()
+  const device = handles.own(new (addon().CudaDevice)(0))
+  const builder = handles.own(new (addon().CudaModelBuilder)(device))
+  for await (const block of loadBlocks(loading)) {
+    using added = new Handles()
+    await run(builder.addBlock(added.own(block), threads), signal)
+  }
+  return run(builder.finish(await loadOuterParts(checkpoint, spec, handles), threads), signal)
+}
+
+/** What is around the blocks; `handles` own it. */
+async function loadOuterParts(
+  checkpoint: Checkpoint,
+  spec: DecoderSpec,
+  handles: Handles,
+): Promise<Omit<ModelParts, 'blocks' | 'activations'>> {
+  const { finalNorm, head, vocabSize: rows, hiddenSize: cols } = spec
+  const parts = await loadEmbedding(checkpoint, spec, handles)
+  return {
+    ...parts,
+    finalNorm: finalNorm
+      ? handles.ownModule(await loadNorm(checkpoint, finalNorm, spec.hiddenSize))
+      : undefined,
+    head: head.tied
+      ? parts.embedding
+      : handles.own(await loadMatrix(checkpoint, { name: head.name, rows, cols })),
+    logitSoftcap: spec.logitSoftcap,
   }
 }
 
@@ -101,20 +142,8 @@ export async function buildDecoder(
   activations: Activations = 'float32',
 ): Promise<NativeDecoderModel> {
   using handles = new Handles()
-  const { finalNorm, head, vocabSize: rows, hiddenSize: cols } = spec
-  const parts = await loadEmbedding(checkpoint, spec, handles)
-  return new (addon().DecoderModel)({
-    ...parts,
-    blocks,
-    finalNorm: finalNorm
-      ? handles.ownModule(await loadNorm(checkpoint, finalNorm, spec.hiddenSize))
-      : undefined,
-    head: head.tied
-      ? parts.embedding
-      : handles.own(await loadMatrix(checkpoint, { name: head.name, rows, cols })),
-    logitSoftcap: spec.logitSoftcap,
-    activations,
-  })
+  const parts = await loadOuterParts(checkpoint, spec, handles)
+  return new (addon().DecoderModel)({ ...parts, blocks, activations })
 }
 
 export class Model implements AsyncDisposable {

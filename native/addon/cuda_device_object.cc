@@ -106,6 +106,7 @@ Napi::Value CudaDeviceObject::dispose(const Napi::CallbackInfo& info) {
 void registerCuda(Napi::Env env, Napi::Object exports) {
   exportFunction<cudaDriver>(exports, "cudaDriver");
   exports.Set("CudaDevice", CudaDeviceObject::define(env));
+  exports.Set("CudaModelBuilder", CudaModelBuilderObject::define(env));
   env.GetInstanceData<AddonData>()->cudaPackedMatrix = Napi::Persistent(CudaPackedObject::define(env));
 }
 

@@ -44,4 +44,21 @@ class CudaPackedObject : public NativeObject<CudaPackedObject> {
   std::shared_ptr<cuda::PackedLinear> linear_;
 };
 
+/// Makes a model on a device (cuda_model_object.cc).
+class CudaModelBuilderObject : public NativeObject<CudaModelBuilderObject> {
+ public:
+  explicit CudaModelBuilderObject(const Napi::CallbackInfo& info);
+  static Napi::Function define(Napi::Env env);
+
+ private:
+  struct Shared;
+  Napi::Value addBlock(const Napi::CallbackInfo& info);
+  Napi::Value finish(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  /// Throws when it is disposed or adds a block.
+  std::shared_ptr<void> holdIdle(const Napi::CallbackInfo& info) const;
+
+  std::shared_ptr<Shared> shared_;
+};
+
 }  // namespace slim::addon

@@ -25,8 +25,7 @@ Embedding asEmbedding(const Napi::Object& object) {
 
 ModelParts asParts(const Napi::Value& value) {
   const auto object = asObject(value, "parts");
-  ModelParts parts;
-  parts.embedding = asEmbedding(object);
+  ModelParts parts = asOuterParts(object);
   const Napi::Value blocks = object.Get("blocks");
   if (!blocks.IsArray()) throwInvalid(value.Env(), "blocks", "an array of decoder blocks", blocks);
   for (uint32_t i = 0; i < blocks.As<Napi::Array>().Length(); ++i) {
@@ -36,13 +35,6 @@ ModelParts asParts(const Napi::Value& value) {
       throwInvalid(value.Env(), "blocks[" + std::to_string(i) + "]", "a decoder block that is not disposed",
                    block);
   }
-  if (const Napi::Value given = object.Get("finalNorm"); !isMissing(given)) {
-    const auto norm = asObject(given, "finalNorm");
-    parts.finalNormWeight = asTensor(norm.Get("weight"), "finalNorm.weight");
-    parts.finalNormBias = asOptionalTensor(norm.Get("bias"), "finalNorm.bias");
-  }
-  parts.head = asWeight(object.Get("head"), "head");
-  parts.logitSoftcap = float(asNumber(object.Get("logitSoftcap"), "logitSoftcap"));
   if (const Napi::Value given = object.Get("activations"); !isMissing(given)) {
     const std::string name = asString(given, "activations");
     if (name != "int8" && name != "float32")
@@ -65,6 +57,19 @@ Napi::Value toFloats(Napi::Env env, const std::vector<float>& values) {
 
 }  // namespace
 
+ModelParts asOuterParts(const Napi::Object& object) {
+  ModelParts parts;
+  parts.embedding = asEmbedding(object);
+  if (const Napi::Value given = object.Get("finalNorm"); !isMissing(given)) {
+    const auto norm = asObject(given, "finalNorm");
+    parts.finalNormWeight = asTensor(norm.Get("weight"), "finalNorm.weight");
+    parts.finalNormBias = asOptionalTensor(norm.Get("bias"), "finalNorm.bias");
+  }
+  parts.head = asWeight(object.Get("head"), "head");
+  parts.logitSoftcap = float(asNumber(object.Get("logitSoftcap"), "logitSoftcap"));
+  return parts;
+}
+
 std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
     throwInvalid(value.Env(), name, "an Int32Array of token ids", value);
@@ -74,23 +79,27 @@ std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name) {
 
 DecoderModelObject::DecoderModelObject(const Napi::CallbackInfo& info) : NativeObject(info) {
   if (info[0].IsExternal())
-    model_ = *info[0].As<Napi::External<std::shared_ptr<DecoderModel>>>().Data();
+    model_ = *info[0].As<Napi::External<std::shared_ptr<LanguageModel>>>().Data();
   else
-    guarded(info.Env(), [&] { throwIfError(info.Env(), DecoderModel::make(asParts(info[0]), model_)); });
+    guarded(info.Env(), [&] {
+      std::shared_ptr<DecoderModel> model;
+      throwIfError(info.Env(), DecoderModel::make(asParts(info[0]), model));
+      model_ = std::move(model);
+    });
   info.This().As<Napi::Object>().TypeTag(&kModelTag);
 }
 
-Napi::Value DecoderModelObject::wrap(Napi::Env env, std::shared_ptr<DecoderModel> model) {
+Napi::Value DecoderModelObject::wrap(Napi::Env env, std::shared_ptr<LanguageModel> model) {
   return env.GetInstanceData<AddonData>()->decoderModel.New(
-      {Napi::External<std::shared_ptr<DecoderModel>>::New(env, &model)});
+      {Napi::External<std::shared_ptr<LanguageModel>>::New(env, &model)});
 }
 
-std::shared_ptr<DecoderModel> DecoderModelObject::get(const Napi::Value& value) {
+std::shared_ptr<LanguageModel> DecoderModelObject::get(const Napi::Value& value) {
   if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kModelTag)) return nullptr;
   return Unwrap(value.As<Napi::Object>())->model_;
 }
 
-std::shared_ptr<DecoderModel> DecoderModelObject::model(const Napi::CallbackInfo& info) const {
+std::shared_ptr<LanguageModel> DecoderModelObject::model(const Napi::CallbackInfo& info) const {
   if (!model_) throw toError(info.Env(), Status::error("SLIM_DISPOSED", "The model is disposed"));
   return model_;
 }

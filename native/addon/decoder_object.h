@@ -30,8 +30,8 @@ class DecoderBlockObject : public NativeObject<DecoderBlockObject> {
 
 /// A cache belongs to the model that made it.
 struct SharedCache : Busy {
-  std::shared_ptr<DecoderModel> model;
-  std::shared_ptr<KvCache> cache;
+  std::shared_ptr<LanguageModel> model;
+  std::shared_ptr<SequenceCache> cache;
 };
 
 class KvCacheObject : public NativeObject<KvCacheObject> {
@@ -59,13 +59,13 @@ class KvCacheObject : public NativeObject<KvCacheObject> {
 class DecoderModelObject : public NativeObject<DecoderModelObject> {
  public:
   explicit DecoderModelObject(const Napi::CallbackInfo& info);
-  /// Another object of the same model.
-  static Napi::Value wrap(Napi::Env env, std::shared_ptr<DecoderModel> model);
-  static std::shared_ptr<DecoderModel> get(const Napi::Value& value);
+  /// An object of a model, which others may have too.
+  static Napi::Value wrap(Napi::Env env, std::shared_ptr<LanguageModel> model);
+  static std::shared_ptr<LanguageModel> get(const Napi::Value& value);
   static Napi::Function define(Napi::Env env);
 
  private:
-  std::shared_ptr<DecoderModel> model(const Napi::CallbackInfo& info) const;
+  std::shared_ptr<LanguageModel> model(const Napi::CallbackInfo& info) const;
   Napi::Value prepare(const Napi::CallbackInfo& info);
   Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value tokenNll(const Napi::CallbackInfo& info);
@@ -74,9 +74,11 @@ class DecoderModelObject : public NativeObject<DecoderModelObject> {
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
 
-  std::shared_ptr<DecoderModel> model_;
+  std::shared_ptr<LanguageModel> model_;
 };
 
+/// A model's parts but its blocks.
+ModelParts asOuterParts(const Napi::Object& object);  // decoder_model_object.cc
 /// The argument of forward and backward: Hessians of the block's taps, or null.
 std::shared_ptr<BlockTaps> asTaps(const Napi::Value& value, const DecoderBlock& block);
 std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name);  // decoder_model_object.cc

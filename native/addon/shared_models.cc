@@ -20,7 +20,7 @@ class SharedModels {
   }
 
   /// The model of this key, if it is loaded. `claimed`: it is not, and the caller is the one to load it.
-  std::shared_ptr<DecoderModel> find(const std::string& key, bool& claimed) {
+  std::shared_ptr<LanguageModel> find(const std::string& key, bool& claimed) {
     std::lock_guard lock(mutex_);
     std::erase_if(entries_,
                   [](const auto& entry) { return !entry.second.loading && entry.second.model.expired(); });
@@ -32,7 +32,7 @@ class SharedModels {
   }
 
   /// Ends a claim; without a model the next one who asks gets it.
-  void release(const std::string& key, const std::shared_ptr<DecoderModel>& model) {
+  void release(const std::string& key, const std::shared_ptr<LanguageModel>& model) {
     std::lock_guard lock(mutex_);
     entries_[key] = {model, false};
   }
@@ -48,7 +48,7 @@ class SharedModels {
 
  private:
   struct Entry {
-    std::weak_ptr<DecoderModel> model;
+    std::weak_ptr<LanguageModel> model;
     bool loading = false;
   };
 
@@ -83,7 +83,7 @@ class ModelClaim : public NativeObject<ModelClaim> {
     return info.Env().Undefined();
   }
 
-  void release(const std::shared_ptr<DecoderModel>& model) {
+  void release(const std::shared_ptr<LanguageModel>& model) {
     if (held_) SharedModels::instance().release(key_, model);
     held_ = false;
   }

@@ -166,6 +166,12 @@ Status Device::copyToHost(void* to, DeviceAddress from, size_t bytes) {
   return synchronize();
 }
 
+Status Device::copyOnDevice(DeviceAddress to, DeviceAddress from, size_t bytes) {
+  if (bytes == 0) return Status::success();
+  return driver_.check(driver_.copyOnDevice(to, from, bytes, stream_), "cuMemcpyDtoDAsync",
+                       std::to_string(bytes) + " bytes");
+}
+
 Status Device::fill(DeviceAddress to, unsigned char value, size_t bytes) {
   if (bytes == 0) return Status::success();
   return driver_.check(driver_.fillBytes(to, value, bytes, stream_), "cuMemsetD8Async",

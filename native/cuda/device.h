@@ -76,6 +76,7 @@ class Device : public std::enable_shared_from_this<Device> {
   Status copyToDevice(DeviceAddress to, const void* from, size_t bytes);
   /// Returns when the bytes are there.
   Status copyToHost(void* to, DeviceAddress from, size_t bytes);
+  Status copyOnDevice(DeviceAddress to, DeviceAddress from, size_t bytes);
   Status fill(DeviceAddress to, unsigned char value, size_t bytes);
   /// Waits for all that was queued; an error of theirs comes out here.
   Status synchronize();

@@ -62,6 +62,12 @@ struct StepScratch {
   CachedAttentionScratch attention;
 };
 
+/// A block's layers by role; those that its family lacks are empty.
+struct BlockLayers {
+  const Linear &q, &k, &v, &qkv, &o, &gate, &up, &gateUp, &down;
+  const Norm &input, &postAttention, &preMlp, &postMlp, &query, &key;
+};
+
 class DecoderBlock {
  public:
   /// Checks every weight against the spec; the error names the role.
@@ -69,6 +75,23 @@ class DecoderBlock {
 
   const BlockSpec& spec() const { return spec_; }
   size_t intermediateSize() const { return intermediate_; }
+  BlockLayers layers() const {
+    return {q_,
+            k_,
+            v_,
+            qkv_,
+            o_,
+            gate_,
+            up_,
+            gateUp_,
+            down_,
+            inputNorm_,
+            postAttentionNorm_,
+            preMlpNorm_,
+            postMlpNorm_,
+            queryNorm_,
+            keyNorm_};
+  }
 
   /// Runs on states [tokens, hidden] float32, whole sequences of `sequenceLength` tokens one after the other,
   /// in tiles. Without taps, states become the block's output. With taps, the inputs of the linear layers are

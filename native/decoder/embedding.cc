@@ -13,14 +13,14 @@ Status Embedding::check() const {
   return Weight::of(positions).check("positions.weight", rows, hidden());
 }
 
-Status Embedding::checkIds(const std::vector<int32_t>& ids, size_t least, const std::string& name) const {
+Status checkTokenIds(const std::vector<int32_t>& ids, size_t vocab, size_t least, const std::string& name) {
   if (ids.size() < least)
     return Status::invalidArgument(name, "at least " + std::to_string(least) + " token ids",
                                    std::to_string(ids.size()));
   for (size_t i = 0; i < ids.size(); ++i)
-    if (ids[i] < 0 || size_t(ids[i]) >= vocab())
+    if (ids[i] < 0 || size_t(ids[i]) >= vocab)
       return Status::invalidArgument(name + "[" + std::to_string(i) + "]",
-                                     "a token id below " + std::to_string(vocab()), std::to_string(ids[i]),
+                                     "a token id below " + std::to_string(vocab), std::to_string(ids[i]),
                                      "Use the tokenizer that belongs to the model");
   return Status::success();
 }
@@ -31,7 +31,7 @@ size_t Embedding::positionLimit() const {
 
 Status Embedding::embed(const std::vector<int32_t>& ids, size_t sequenceLength, size_t start, float* states,
                         ThreadPool& pool, const CancelFlag& cancelled) const {
-  SLIM_RETURN_IF_ERROR(checkIds(ids, 1));
+  SLIM_RETURN_IF_ERROR(checkTokenIds(ids, vocab(), 1));
   if (sequenceLength == 0 || ids.size() % sequenceLength != 0)
     return Status::invalidArgument("sequenceLength",
                                    "a divisor of the " + std::to_string(ids.size()) + " token ids",

@@ -7,6 +7,10 @@
 
 namespace slim {
 
+/// At least so many ids, all in the vocabulary; `name` is what an error calls them.
+Status checkTokenIds(const std::vector<int32_t>& ids, size_t vocab, size_t least,
+                     const std::string& name = "ids");
+
 struct Embedding {
   Weight table;         // [vocab, hidden]
   TensorPtr positions;  // learned positions [positions + offset, hidden], or null
@@ -17,8 +21,6 @@ struct Embedding {
   size_t hidden() const { return table.cols; }
 
   Status check() const;
-  /// At least so many ids, all in the vocabulary; `name` is what an error calls them.
-  Status checkIds(const std::vector<int32_t>& ids, size_t least, const std::string& name = "ids") const;
   /// How many positions there are: without learned ones, no end.
   size_t positionLimit() const;
   /// States [ids, hidden] of whole sequences, each from position `start` on.

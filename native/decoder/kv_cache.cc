@@ -13,9 +13,6 @@ namespace slim {
 namespace {
 
 constexpr std::align_val_t kPageAlignment{64};
-constexpr std::pair<const char*, CacheDType> kDTypes[] = {
-    {"F16", CacheDType::F16}, {"I8", CacheDType::I8}, {"F32", CacheDType::F32}};
-
 size_t elementBytes(CacheDType dtype) {
   return dtype == CacheDType::F32 ? 4 : dtype == CacheDType::F16 ? 2 : 1;
 }
@@ -40,18 +37,6 @@ uint16_t quantizeHead(const float* x, size_t count, int8_t* codes) {
 
 }  // namespace
 
-std::optional<CacheDType> cacheDTypeFromName(std::string_view name) {
-  for (const auto& [known, dtype] : kDTypes)
-    if (name == known) return dtype;
-  return std::nullopt;
-}
-
-const char* cacheDTypeName(CacheDType dtype) {
-  for (const auto& [name, known] : kDTypes)
-    if (dtype == known) return name;
-  return "";
-}
-
 struct KvCache::Page {
   explicit Page(size_t bytes) : data(static_cast<uint8_t*>(::operator new(bytes, kPageAlignment))) {}
   ~Page() { ::operator delete(data, kPageAlignment); }
@@ -67,9 +52,7 @@ KvCache::PagePtr KvCache::makePage() const { return std::make_shared<Page>(pageB
 Status KvCache::make(const std::vector<const BlockSpec*>& blocks, size_t capacity, CacheDType dtype,
                      std::shared_ptr<KvCache>& out) {
   if (capacity == 0) return Status::invalidArgument("capacity", "at least one token", "0");
-  auto cache = std::make_shared<KvCache>();
-  cache->dtype_ = dtype;
-  cache->capacity_ = capacity;
+  auto cache = std::make_shared<KvCache>(capacity, dtype);
   const size_t element = elementBytes(dtype);
   for (const BlockSpec* spec : blocks) {
     BlockLayout layout;
@@ -86,7 +69,7 @@ Status KvCache::make(const std::vector<const BlockSpec*>& blocks, size_t capacit
 }
 
 void KvCache::reserve(size_t end) {
-  for (size_t page = length_ / kPagePositions; page * kPagePositions < end; ++page) {
+  for (size_t page = length() / kPagePositions; page * kPagePositions < end; ++page) {
     if (page == pages_.size()) {
       pages_.push_back(makePage());
     } else if (pages_[page].use_count() > 1) {
@@ -110,13 +93,13 @@ KvSlab KvCache::slab(size_t block, size_t kvHead, size_t page) const {
 void KvCache::store(size_t block, size_t kvHead, size_t position, const float* key, const float* value) {
   const size_t headDim = blocks_[block].headDim, index = position % kPagePositions;
   const KvSlab slab = this->slab(block, kvHead, position / kPagePositions);
-  const size_t element = elementBytes(dtype_), lane = index % kKeyPanel;
+  const size_t element = elementBytes(dtype()), lane = index % kKeyPanel;
   uint8_t* panel = static_cast<uint8_t*>(slab.keys) + (index - lane) * headDim * element;
   uint8_t* row = static_cast<uint8_t*>(slab.values) + index * paddedHead(headDim) * element;
   constexpr size_t kChunk = 256;
   // Of padding, so that kernels may read whole vectors.
   std::memset(row + headDim * element, 0, (paddedHead(headDim) - headDim) * element);
-  switch (dtype_) {
+  switch (dtype()) {
     case CacheDType::F32:
       storeLane(key, headDim, panel, lane);
       std::memcpy(row, value, headDim * element);
@@ -142,31 +125,12 @@ void KvCache::store(size_t block, size_t kvHead, size_t position, const float* k
   }
 }
 
-Status KvCache::truncate(size_t length) {
-  if (length > length_)
-    return Status::invalidArgument(
-        "length", "at most the " + std::to_string(length_) + " tokens of the cache", std::to_string(length));
-  length_ = length;
-  pages_.resize((length + kPagePositions - 1) / kPagePositions);
-  return Status::success();
-}
+void KvCache::dropPages(size_t length) { pages_.resize((length + kPagePositions - 1) / kPagePositions); }
 
-Status KvCache::copyPrefix(const KvCache& from, size_t length) {
-  if (from.dtype_ != dtype_)
-    return Status::invalidArgument("from", std::string("a cache of ") + cacheDTypeName(dtype_),
-                                   cacheDTypeName(from.dtype_));
-  if (length > from.length_)
-    return Status::invalidArgument("length",
-                                   "at most the " + std::to_string(from.length_) + " tokens of the cache",
-                                   std::to_string(length));
-  if (length > capacity_)
-    return Status::invalidArgument("length", "at most the capacity, " + std::to_string(capacity_),
-                                   std::to_string(length), "Make a cache with a larger capacity");
-  std::vector<PagePtr> pages(from.pages_.begin(),
-                             from.pages_.begin() + ptrdiff_t((length + kPagePositions - 1) / kPagePositions));
-  pages_ = std::move(pages);
-  length_ = length;
-  return Status::success();
+void KvCache::sharePages(const SequenceCache& from, size_t length) {
+  const auto& pages = static_cast<const KvCache&>(from).pages_;
+  pages_ = std::vector<PagePtr>(pages.begin(),
+                                pages.begin() + ptrdiff_t((length + kPagePositions - 1) / kPagePositions));
 }
 
 }  // namespace slim

@@ -17,6 +17,11 @@ class Norm {
 
   explicit operator bool() const { return !weight_.empty(); }
   size_t size() const { return weight_.size(); }
+  NormSpec::Kind kind() const { return kind_; }
+  float eps() const { return eps_; }
+  /// As it is multiplied with, the unit offset included.
+  const std::vector<float>& weight() const { return weight_; }
+  const std::vector<float>& bias() const { return bias_; }
   /// One vector; `out` may be `x`.
   void apply(const float* x, float* out) const;
   /// Rows [rows, size()] with strides; `out` may be `x`.

@@ -13,6 +13,8 @@ class RotaryTable {
  public:
   void fill(const RotarySpec& spec, size_t firstPosition, size_t positions, ThreadPool& pool);
   void fill(const RotarySpec& spec, const std::vector<size_t>& positions, ThreadPool& pool);
+  /// [rows][cos [dim / 2], sin [dim / 2]]
+  const std::vector<float>& values() const { return cosSin_; }
   /// Turns one head at the `index`-th of the positions, in place.
   void apply(size_t index, float* head) const;
   /// ∂L/∂head of ∂L/∂(the turned head), in place: the transposed turn.
@@ -23,7 +25,7 @@ class RotaryTable {
   void fillRows(const RotarySpec& spec, size_t rows, Position position, ThreadPool& pool);
   void turn(size_t index, float direction, float* head) const;
   size_t half_ = 0;
-  std::vector<float> cosSin_;  // [rows][cos [half], sin [half]]
+  std::vector<float> cosSin_;
 };
 
 }  // namespace slim

@@ -38,6 +38,9 @@ class PackedMatrix final : public RowReader {
   const TensorPtr& groupBits() const { return groupBits_; }  // U8 [groups]
   const TensorPtr& scales() const { return scales_; }        // F16 [groups, rows]
   const TensorPtr& qzeros() const { return qzeros_; }        // U8 [bytes]
+  /// Bytes at which a group's codes, and its zero points or means, begin [groups + 1].
+  const std::vector<size_t>& codeOffsets() const { return codeOffset_; }
+  const std::vector<size_t>& zeroOffsets() const { return zeroOffset_; }
   size_t storedBytes() const;
   size_t heapBytes() const;  // as Tensor::heapBytes
 

@@ -2,7 +2,14 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
-import { addon, type NativeCudaDevice, packageRoot } from '../../lib/native/addon.js'
+import {
+  addon,
+  type NativeCudaDevice,
+  type NativeDecoderModel,
+  packageRoot,
+  run,
+} from '../../lib/native/addon.js'
+import type { LoadedDecoder } from './decoder.js'
 
 export const emulatorLibrary = path.join(packageRoot(), 'build', 'cuda-emulator', 'libcuda-emulator.so')
 export const kernelsFile = path.join(packageRoot(), 'build', 'Release', 'kernels.fatbin')
@@ -63,4 +70,14 @@ export function openEmulated(): EmulatedDevice {
       rmSync(folder, { recursive: true })
     },
   }
+}
+
+/** A fixture's model on the device. */
+export async function loadOnDevice(
+  device: NativeCudaDevice,
+  { blocks, embedding, head, spec }: LoadedDecoder,
+): Promise<NativeDecoderModel> {
+  const builder = new (addon().CudaModelBuilder)(device)
+  for (const block of blocks) await run(builder.addBlock(block, 1))
+  return run(builder.finish({ ...embedding, ...head, logitSoftcap: spec.logitSoftcap }, 1))
 }

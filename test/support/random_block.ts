@@ -66,8 +66,13 @@ export const specs: Record<string, { spec: Partial<BlockSpec>; bias?: boolean; n
   },
 }
 
-export function randomBlock(name: string): { spec: BlockSpec; weights: BlockWeights } {
-  const { spec: partial, bias = false, norms = [] } = specs[name]!
+export const randomBlock = (name: string) => randomBlockOf(specs[name]!)
+
+/** `inner`: the size of the MLP. */
+export function randomBlockOf(
+  { spec: partial, bias = false, norms = [] }: (typeof specs)[string],
+  inner = INNER,
+): { spec: BlockSpec; weights: BlockWeights } {
   const spec = { ...base, ...partial }
   const { hiddenSize, heads, kvHeads, headDim } = spec
   const shapes: Partial<Record<LinearRole, [number, number]>> = {
@@ -79,9 +84,9 @@ export function randomBlock(name: string): { spec: BlockSpec; weights: BlockWeig
           v: [kvHeads * headDim, hiddenSize],
         }
       : { qkv: [(heads + 2 * kvHeads) * headDim, hiddenSize] }),
-    ...(spec.mlp === 'gatedStacked' ? { gateUp: [2 * INNER, hiddenSize] } : { up: [INNER, hiddenSize] }),
-    ...(spec.mlp === 'gated' ? { gate: [INNER, hiddenSize] } : {}),
-    down: [hiddenSize, INNER],
+    ...(spec.mlp === 'gatedStacked' ? { gateUp: [2 * inner, hiddenSize] } : { up: [inner, hiddenSize] }),
+    ...(spec.mlp === 'gated' ? { gate: [inner, hiddenSize] } : {}),
+    down: [hiddenSize, inner],
   }
   let seed = 1
   const linears = Object.entries(shapes).map(([role, [rows, cols]]) => [

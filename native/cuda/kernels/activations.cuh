@@ -1,19 +1,8 @@
 // Activations in the order of one matrix's units: B fragments of float16, and the sums that take the excess
 // of the exponent trick and the zero points off.
 #pragma once
-#include <cuda_bf16.h>
-
 #include "cuda/kernels/fragments.cuh"
-
-namespace slim::cuda {
-
-__device__ __forceinline__ float loadActivation(const void* x, uint64_t index, uint32_t type) {
-  if (type == uint32_t(ActivationType::F32)) return static_cast<const float*>(x)[index];
-  if (type == uint32_t(ActivationType::F16)) return __half2float(static_cast<const __half*>(x)[index]);
-  return __bfloat162float(static_cast<const __nv_bfloat16*>(x)[index]);
-}
-
-}  // namespace slim::cuda
+#include "cuda/kernels/loads.cuh"
 
 /// A power of two for every token, by which its largest activation comes just under float16's largest:
 /// float16 inputs stay exact, bfloat16's down to 2^-39 of the largest, float32's are rounded to 11 bits
@@ -26,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(256)
   float most = 0;
   bool finite = true;
   for (uint32_t i = threadIdx.x; i < a.columns; i += 256) {
-    const float value = fabsf(loadActivation(a.x, row + i, a.type));
+    const float value = fabsf(loadElement(a.x, row + i, a.type));
     finite = finite && value <= 3.4028235e38f;
     most = fmaxf(most, value);
   }
@@ -60,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(128)
     const uint32_t token = tile * 8 + i;
     float value = 0;
     if (token < a.tokens && within < slot.width)
-      value = loadActivation(a.x, token * a.stride + slot.column + within, a.type) * a.scales[token];
+      value = loadElement(a.x, token * a.stride + slot.column + within, a.type) * a.scales[token];
     values[i][thread] = __float2half_rn(value);
   }
   __syncthreads();

@@ -1,0 +1,87 @@
+#include "cuda/device_linear.h"
+
+#include <algorithm>
+
+#include "cuda/kernels/decoder_arguments.h"
+
+namespace slim::cuda {
+
+ActivationType typeOf(DType dtype) {
+  return dtype == DType::F32   ? ActivationType::F32
+         : dtype == DType::F16 ? ActivationType::F16
+                               : ActivationType::BF16;
+}
+
+Status uploadMatrix(Device& device, const Tensor& tensor, const std::string& about,
+                    std::shared_ptr<const DeviceMatrix>& out) {
+  auto matrix = std::make_shared<DeviceMatrix>();
+  matrix->type = typeOf(tensor.dtype());
+  SLIM_RETURN_IF_ERROR(device.upload(tensor.data(), tensor.bytes(), about, matrix->values));
+  out = std::move(matrix);
+  return Status::success();
+}
+
+Status DeviceLinear::make(const std::shared_ptr<Device>& device, const Linear& source,
+                          const std::string& about, ThreadPool& pool, const CancelFlag& cancelled,
+                          DeviceLinear& out, std::shared_ptr<const DeviceMatrix> dense) {
+  DeviceLinear linear;
+  linear.rows_ = source.weight.rows;
+  linear.cols_ = source.weight.cols;
+  if (source.weight.packed)
+    SLIM_RETURN_IF_ERROR(PackedLinear::make(device, *source.weight.packed, pool, cancelled, linear.packed_));
+  const auto lock = device->use();
+  linear.dense_ = std::move(dense);
+  if (source.weight.dense && !linear.dense_)
+    SLIM_RETURN_IF_ERROR(uploadMatrix(*device, *source.weight.dense, about, linear.dense_));
+  if (!source.bias.empty())
+    SLIM_RETURN_IF_ERROR(
+        device->upload(source.bias.data(), source.bias.size(), about + " bias", linear.bias_));
+  out = std::move(linear);
+  return Status::success();
+}
+
+Status DeviceLinear::multiply(Device& device, const DeviceActivations& x, std::span<const Product> products,
+                              ProductScratch& scratch) {
+  bool scaled = false;
+  for (const Product& product : products) {
+    const DeviceLinear& linear = *product.linear;
+    if (!linear.packed_) {
+      SLIM_RETURN_IF_ERROR(linear.multiplyDense(device, x, product));
+      continue;
+    }
+    if (!scaled) SLIM_RETURN_IF_ERROR(PackedLinear::scaleTokens(device, x, linear.cols_, scratch));
+    scaled = true;
+    SLIM_RETURN_IF_ERROR(linear.packed_->multiply(
+        x, {product.y, product.yStride, linear.bias_.address(), product.accumulate}, scratch));
+  }
+  return Status::success();
+}
+
+Status DeviceLinear::multiplyDense(Device& device, const DeviceActivations& x, const Product& product) const {
+  DenseProductArguments a{};
+  a.x = addressOf<const float>(x.address);
+  a.weight = addressOf<const void>(dense_->values.address());
+  a.bias = addressOf<const float>(bias_.address());
+  a.y = addressOf<float>(product.y);
+  a.xStride = x.stride;
+  a.yStride = product.yStride;
+  a.rows = uint32_t(rows_);
+  a.columns = uint32_t(cols_);
+  a.tokens = uint32_t(x.tokens);
+  a.accumulate = product.accumulate;
+  a.vectors = cols_ % 8 == 0 && x.stride % 4 == 0 && x.address % 16 == 0;
+  const std::string type = dense_->type == ActivationType::F32   ? "F32"
+                           : dense_->type == ActivationType::F16 ? "F16"
+                                                                 : "BF16";
+  const std::string shape = "[" + std::to_string(rows_) + ", " + std::to_string(cols_) + "], " +
+                            std::to_string(x.tokens) + " tokens";
+  const bool many = x.tokens > kFewTokens && a.vectors && dense_->type != ActivationType::F32;
+  const size_t tileRows = many ? kManyRows : kFewRows, tileTokens = many ? kManyTokens : kFewTokens;
+  return device.launch(((many ? "denseMany" : "denseFew") + type).c_str(),
+                       {.gridX = unsigned((rows_ + tileRows - 1) / tileRows),
+                        .gridY = unsigned((x.tokens + tileTokens - 1) / tileTokens),
+                        .threads = many ? 256u : 128u},
+                       a, shape);
+}
+
+}  // namespace slim::cuda

@@ -1,0 +1,59 @@
+// A linear layer on a device: packed, or dense in its own float type.
+#pragma once
+#include <memory>
+#include <span>
+
+#include "cuda/packed_linear.h"
+#include "decoder/linear.h"
+
+namespace slim::cuda {
+
+/// A dense matrix on a device, which a table of embeddings and a head may share.
+struct DeviceMatrix {
+  DeviceBuffer<uint8_t> values;
+  ActivationType type = ActivationType::F32;
+};
+
+ActivationType typeOf(DType dtype);
+/// `about` names the tensor in errors. The caller holds device.use().
+Status uploadMatrix(Device& device, const Tensor& tensor, const std::string& about,
+                    std::shared_ptr<const DeviceMatrix>& out);
+/// Grows a buffer that is kept from pass to pass.
+template <typename T>
+Status reserve(Device& device, size_t count, const std::string& about, DeviceBuffer<T>& buffer) {
+  if (buffer.count() >= count) return Status::success();
+  buffer = {};
+  return device.allocate(count, about, buffer);
+}
+
+class DeviceLinear {
+ public:
+  /// `dense` is the matrix of a dense weight where it lies on the device already. The caller does not hold
+  /// device.use().
+  static Status make(const std::shared_ptr<Device>& device, const Linear& source, const std::string& about,
+                     ThreadPool& pool, const CancelFlag& cancelled, DeviceLinear& out,
+                     std::shared_ptr<const DeviceMatrix> dense = nullptr);
+
+  explicit operator bool() const { return packed_ || dense_; }
+  size_t rows() const { return rows_; }
+
+  struct Product {
+    const DeviceLinear* linear;
+    DeviceAddress y;  // float32 [tokens, yStride]
+    size_t yStride;
+    bool accumulate = false;
+  };
+  /// Queues the products of several layers with one float32 input. The caller holds device.use().
+  static Status multiply(Device& device, const DeviceActivations& x, std::span<const Product> products,
+                         ProductScratch& scratch);
+
+ private:
+  Status multiplyDense(Device& device, const DeviceActivations& x, const Product& product) const;
+
+  size_t rows_ = 0, cols_ = 0;
+  std::shared_ptr<PackedLinear> packed_;
+  std::shared_ptr<const DeviceMatrix> dense_;
+  DeviceBuffer<float> bias_;
+};
+
+}  // namespace slim::cuda
