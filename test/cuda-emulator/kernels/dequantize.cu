@@ -1,8 +1,9 @@
-// Packed weights times activations on the tensor cores, one warp a tile of 16 rows: codes of two bits are cut out of
-// words by LOP3 into the fraction of a float of known exponent, and that float is taken off again.
+// Packed weights times activations on the tensor cores, one warp a tile of 16 rows: codes of two bits are cut
+// out of words by LOP3 into the fraction of a float of known exponent, and that float is taken off again.
 #include <cstdint>
 
-// Fragment r of k-tile j (of the two in a word): the low element at bit 2 * (r + 4 * j), the high one 16 bits above.
+// Fragment r of k-tile j (of the two in a word): the low element at bit 2 * (r + 4 * j), the high one 16 bits
+// above.
 template <uint32_t kExponent>
 __device__ uint32_t codes(uint32_t word, int r, int j) {
   uint32_t fragment;
@@ -35,11 +36,13 @@ __device__ void multiply(const uint32_t* w, const uint16_t* x, float* y, int k) 
     for (int r = 0; r < 2; r++)
       b[r] = *reinterpret_cast<const uint32_t*>(x + group * k + tile * 16 + 2 * t + 8 * r);
     if constexpr (kBrain) {
-      asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+          "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
           : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
     } else {
-      asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+          "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
           : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
     }
