@@ -1,12 +1,12 @@
 // Compiles native/cuda/kernels.cu with nvcc to build/Release/kernels.fatbin, beside the addon: machine code for
-// sm_80, sm_86, sm_89 and sm_90a, and PTX for later chips; and the emulated driver (build-emulator.mjs). --kernels or --emulator builds one alone; --ptx leaves the machine code
-// out (quicker; enough for the emulator); --prebuild puts a copy of the kernels into prebuilds/.
+// sm_80, sm_86, sm_89 and sm_90a, and PTX for later chips; and, in a clone, the emulated driver (build-emulator.mjs).
+// --kernels or --emulator builds one alone; --ptx leaves the machine code out (quicker; enough for the emulator);
+// --prebuild puts a copy of the kernels into prebuilds/.
 import { spawn } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { buildEmulator } from './build-emulator.mjs'
 
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)))
 const ARCHITECTURES = ['80', '86', '89', '90a']
@@ -149,4 +149,6 @@ async function buildKernels() {
 }
 
 if (!process.argv.includes('--emulator')) await buildKernels()
-if (!process.argv.includes('--kernels')) await buildEmulator()
+// The npm package has no emulator: it is a tool of the tests.
+if (!process.argv.includes('--kernels') && existsSync(path.join(root, 'scripts/build-emulator.mjs')))
+  await (await import('./build-emulator.mjs')).buildEmulator()

@@ -61,8 +61,7 @@ async function runBench(source: string, flags: Flags, { output, signal }: Contex
     model: source,
     modelType: model.spec.modelType,
     ...(await weightFacts(source, model)),
-    processor: os.cpus()[0]?.model.trim() ?? 'unknown',
-    kernels: addon().instructionSet(),
+    ...where(flags.device),
     threads: model.threads,
     kvCache,
   }
@@ -87,6 +86,20 @@ async function runBench(source: string, flags: Flags, { output, signal }: Contex
       ),
     ],
   )
+}
+
+/** The processor or GPU that ran, and its kernels: an instruction set, or an image of kernels.fatbin. */
+function where(device: Flags['device']) {
+  if (device !== 'cuda')
+    return {
+      device: 'cpu',
+      processor: os.cpus()[0]?.model.trim() ?? 'unknown',
+      kernels: addon().instructionSet(),
+    }
+  const gpu = new (addon().CudaDevice)(0)
+  const facts = { device, processor: gpu.name, kernels: gpu.image }
+  gpu.dispose()
+  return facts
 }
 
 /** Bytes of all weights; and what a weight takes: of the quantized layers, everything counted, or of all tensors. */

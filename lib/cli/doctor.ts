@@ -70,7 +70,9 @@ function cudaLines(cuda: ReturnType<typeof cudaFacts>): string[] {
           image ? `kernels: ${image}` : error
         }`,
     ),
-    ...(driver !== null && missing !== null ? [`CUDA: ${missing}`] : []),
+    ...(driver !== null && missing !== null && !devices.some(({ error }) => error)
+      ? [`CUDA: ${missing}`]
+      : []),
     `device 'auto': ${auto}`,
   ]
 }

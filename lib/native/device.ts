@@ -11,10 +11,14 @@ const DEVICES: readonly Device[] = ['auto', 'cpu', 'cuda']
 /** Why device 'auto' is the CPU. */
 export const WHY_CPU = 'no GPU has run the CUDA kernels of this version yet, only an emulated one'
 
-/** Whether a model is to lie on the GPU, which is known to be there then. */
-export function isCuda(device: Device | undefined): boolean {
+function checkDevice(device: string | undefined): void {
   if (device !== undefined && !(DEVICES as readonly string[]).includes(device))
     throw SlimError.invalidArgument('device', `one of ${DEVICES.join(', ')}`, device)
+}
+
+/** Whether a model is to lie on the GPU, which is known to be there then. */
+export function isCuda(device: Device | undefined): boolean {
+  checkDevice(device)
   if (device !== 'cuda') return false
   const reason = missingForCuda()
   if (reason) throw reason
@@ -23,7 +27,8 @@ export function isCuda(device: Device | undefined): boolean {
 
 /** For what runs on the CPU alone, which `what` names. */
 export function requireCpu(device: Device | undefined, what: string): void {
-  if (!isCuda(device)) return
+  checkDevice(device)
+  if (device !== 'cuda') return
   throw new SlimError('SLIM_DEVICE_UNAVAILABLE', `${what} does not run on device 'cuda' in this version`, {
     parameter: 'device',
     remedy: "Choose device 'cpu' or 'auto'",

@@ -60,8 +60,8 @@ export interface QuantizeReport extends Manifest {
 export async function quantize(source: string, options: QuantizeOptions): Promise<QuantizeReport> {
   if (typeof source !== 'string' || source === '')
     throw SlimError.invalidArgument('source', 'the path of a model folder or .gguf file', source)
+  requireCpu(options?.device, 'Quantization')
   const settings = resolveSettings(options)
-  requireCpu(options.device, 'Quantization')
   if (typeof options.output !== 'string' || options.output === '')
     throw SlimError.invalidArgument('output', 'the path of a folder to make', options.output)
   const output = path.resolve(options.output)

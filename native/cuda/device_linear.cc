@@ -73,7 +73,7 @@ Status DeviceLinear::multiplyDense(Device& device, const DeviceActivations& x, c
   const std::string type = dense_->type == ActivationType::F32   ? "F32"
                            : dense_->type == ActivationType::F16 ? "F16"
                                                                  : "BF16";
-  const std::string shape = "[" + std::to_string(rows_) + ", " + std::to_string(cols_) + "], " +
+  const std::string shape = std::string("[") + std::to_string(rows_) + ", " + std::to_string(cols_) + "], " +
                             std::to_string(x.tokens) + " tokens";
   const bool many = x.tokens > kFewTokens && a.vectors && dense_->type != ActivationType::F32;
   const size_t tileRows = many ? kManyRows : kFewRows, tileTokens = many ? kManyTokens : kFewTokens;

@@ -98,11 +98,14 @@ Status load(const char* named, std::unique_ptr<Driver>& out) {
   driver->path = path;
   Table table(library);
   fill(*driver, table);
+  constexpr Result kNoDevice = 100;
   const std::string remedy = "Install a newer driver, or choose device 'cpu'";
   Status status;
   if (!table.missing().empty())
     status = unavailable("The CUDA driver library has no " + table.missing() + " (" + where + ")", remedy);
-  else if (const Result result = driver->init(0); result != 0)
+  else if (const Result result = driver->init(0); result == kNoDevice)
+    status = unavailable("The CUDA driver finds no device (" + where + ")", "Choose device 'cpu' or 'auto'");
+  else if (result != 0)
     status = unavailable(
         "The CUDA driver does not start (" + where + "): " + driver->check(result, "cuInit").message, remedy);
   if (!status.ok()) {

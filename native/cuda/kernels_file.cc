@@ -29,7 +29,8 @@ uint64_t fnv1a(const uint8_t* bytes, size_t count) {
 Status unfit(const std::string& message) {
   Status status = Status::error("SLIM_DEVICE_UNAVAILABLE", message);
   status.parameter = "device";
-  status.remedy = "Build it with `npm run build:cuda` (needs nvcc), or choose device 'cpu'";
+  status.remedy =
+      "Run `node scripts/build-cuda.mjs` in the package's folder (needs nvcc), or choose device 'cpu'";
   return status;
 }
 

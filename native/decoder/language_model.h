@@ -88,7 +88,7 @@ class TokenDraw {
   const std::vector<StepSequence>& sequences_;
   std::vector<std::optional<SampledToken>>& out_;
   std::vector<size_t> sampled_;
-  std::vector<Sampler> samplers_;  // copies
+  std::vector<Sampler> samplers_;  // copies: none has moved on unless all can
 };
 
 /// Of the logits that are held at a time.

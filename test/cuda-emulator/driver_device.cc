@@ -22,6 +22,7 @@ constexpr ErrorName kErrors[] = {
     {CUDA_ERROR_INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
     {CUDA_ERROR_OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
     {CUDA_ERROR_NOT_INITIALIZED, "CUDA_ERROR_NOT_INITIALIZED", "initialization error"},
+    {CUDA_ERROR_NO_DEVICE, "CUDA_ERROR_NO_DEVICE", "no device"},
     {CUDA_ERROR_INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
     {CUDA_ERROR_INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
     {CUDA_ERROR_NO_BINARY_FOR_GPU, "CUDA_ERROR_NO_BINARY_FOR_GPU",
@@ -76,15 +77,16 @@ CUresult cuInit(unsigned flags) {
   const std::lock_guard lock(all.mutex);
   if (flags != 0) return failWith(CUDA_ERROR_INVALID_VALUE, "cuInit: flags must be 0");
   if (all.initialized) return CUDA_SUCCESS;
-  all.initialized = true;
   all.computeCapability = static_cast<int>(environmentNumber("SLIM_EMULATOR_CC", 80));
   const auto count = static_cast<int>(environmentNumber("SLIM_EMULATOR_DEVICES", 1));
+  if (count == 0) return failWith(CUDA_ERROR_NO_DEVICE, "cuInit: SLIM_EMULATOR_DEVICES is 0");
   for (int i = 0; i < count; i++) {
     auto device = std::make_unique<CUctx_st>();
     device->ordinal = i;
     device->memory = std::make_unique<DeviceMemory>(i, memoryBytes());
     all.devices.push_back(std::move(device));
   }
+  all.initialized = true;
   return CUDA_SUCCESS;
 }
 
