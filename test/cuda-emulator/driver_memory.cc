@@ -30,6 +30,22 @@ CUresult outside(DeviceMemory& memory, const char* function, CUdeviceptr address
                                  : " reach past the end of " + memory.describe(address).substr(11)));
 }
 
+/// Queues `fill`, which writes all bytes from `to` on.
+template <typename Fill>
+CUresult write(const char* function, CUdeviceptr to, size_t bytes, CUstream stream, const Fill& fill) {
+  const std::lock_guard lock(machine().mutex);
+  CUctx_st* context;
+  if (const CUresult error = withContext(context, stream)) return error;
+  if (bytes == 0) return CUDA_SUCCESS;
+  return submit(stream, [=]() -> CUresult {
+    Allocation* allocation = context->memory->findRange(to, bytes);
+    if (allocation == nullptr) return outside(*context->memory, function, to, bytes);
+    fill(allocation->data + (to - allocation->address));
+    allocation->markRangeWritten(to - allocation->address, bytes);
+    return CUDA_SUCCESS;
+  });
+}
+
 }  // namespace
 
 CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
@@ -86,17 +102,8 @@ CUresult cuMemFreeHost(void* pointer) {
 }
 
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
-  const std::lock_guard lock(machine().mutex);
-  CUctx_st* context;
-  if (const CUresult error = withContext(context, stream)) return error;
-  if (bytes == 0) return CUDA_SUCCESS;
-  return submit(stream, [=]() -> CUresult {
-    Allocation* allocation = context->memory->findRange(to, bytes);
-    if (allocation == nullptr) return outside(*context->memory, "cuMemcpyHtoDAsync", to, bytes);
-    std::memcpy(allocation->data + (to - allocation->address), from, bytes);
-    allocation->markRangeWritten(to - allocation->address, bytes);
-    return CUDA_SUCCESS;
-  });
+  return write("cuMemcpyHtoDAsync", to, bytes, stream,
+               [=](uint8_t* data) { std::memcpy(data, from, bytes); });
 }
 
 CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
@@ -129,15 +136,5 @@ CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CU
 }
 
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream) {
-  const std::lock_guard lock(machine().mutex);
-  CUctx_st* context;
-  if (const CUresult error = withContext(context, stream)) return error;
-  if (bytes == 0) return CUDA_SUCCESS;
-  return submit(stream, [=]() -> CUresult {
-    Allocation* allocation = context->memory->findRange(to, bytes);
-    if (allocation == nullptr) return outside(*context->memory, "cuMemsetD8Async", to, bytes);
-    std::memset(allocation->data + (to - allocation->address), value, bytes);
-    allocation->markRangeWritten(to - allocation->address, bytes);
-    return CUDA_SUCCESS;
-  });
+  return write("cuMemsetD8Async", to, bytes, stream, [=](uint8_t* data) { std::memset(data, value, bytes); });
 }

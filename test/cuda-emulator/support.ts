@@ -30,8 +30,11 @@ export interface Outcome {
   capability?: number
 }
 
+/** One launch, as the emulator reports it; warp-level counts. */
 export interface LaunchReport {
   kernel: string
+  grid: number[]
+  block: number[]
   instructions: number
   instructionsByClass: Record<string, number>
   sharedRequests: number

@@ -9,7 +9,10 @@ import {
   packageRoot,
   run,
 } from '../../lib/native/addon.js'
+import type { LaunchReport } from '../cuda-emulator/support.js'
 import type { LoadedDecoder } from './decoder.js'
+
+export type { LaunchReport }
 
 export const emulatorLibrary = path.join(packageRoot(), 'build', 'cuda-emulator', 'libcuda-emulator.so')
 export const kernelsFile = path.join(packageRoot(), 'build', 'Release', 'kernels.fatbin')
@@ -22,24 +25,6 @@ export function hasEmulator(): boolean {
       `skipped: kernels on the emulated driver; not built: ${missing.join(', ')} (npm run build:cuda)`,
     )
   return missing.length === 0
-}
-
-/** One launch, as the emulator reports it; warp-level counts. */
-export interface LaunchReport {
-  kernel: string
-  grid: number[]
-  block: number[]
-  instructions: number
-  instructionsByClass: Record<string, number>
-  sharedRequests: number
-  sharedWavefronts: number
-  minimumWavefronts: number
-  globalRequests: number
-  sectors: number
-  minimumSectors: number
-  bytesRead: number
-  bytesWritten: number
-  barriers: number
 }
 
 export interface EmulatedDevice {
