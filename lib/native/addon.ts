@@ -151,21 +151,21 @@ export interface BlockWeights {
  * [tokens, hidden], the outputs of the attention's heads [tokens, query width], the MLP's inner values
  * [tokens, intermediate].
  */
-export interface StagedPass {
-  states: NativeTensor
-  attended: NativeTensor
-  inner: NativeTensor
+export interface StagedPass<Rows = NativeTensor> {
+  states: Rows
+  attended: Rows
+  inner: Rows
 }
 
-/** One decoder block: spec and weights. The weights are shared, not copied. */
-export interface NativeDecoderBlock {
+/** A decoder block that runs over rows of calibration windows. */
+export interface CalibrationBlock<Rows> {
   /**
    * Runs the block on states [tokens, hidden] float32: whole sequences of `sequenceLength` tokens, one after the
    * other. With `taps`, the inputs of the linear layers are added to the Hessians, and states are left as they are
    * (the last product is not computed); without, states are replaced by the block's output.
    */
   forward(
-    states: NativeTensor,
+    states: Rows,
     options: {
       sequenceLength: number
       taps?: Partial<Record<TapName, NativeHessian>>
@@ -182,12 +182,17 @@ export interface NativeDecoderBlock {
     name: TapName | 'end',
     options: {
       sequenceLength: number
-      pass: StagedPass
+      pass: StagedPass<Rows>
       hessian?: NativeHessian
-      original?: { block: NativeDecoderBlock; pass: StagedPass }
+      original?: { block: CalibrationBlock<Rows>; pass: StagedPass<Rows> }
     },
     threads: number,
   ): NativeJob<void>
+  dispose(): void
+}
+
+/** One decoder block: spec and weights. The weights are shared, not copied. */
+export interface NativeDecoderBlock extends CalibrationBlock<NativeTensor> {
   /**
    * The backward pass: `inputs` [tokens, hidden] float32 are the states that entered the block, `gradients` (the same
    * shape) come as ∂L/∂output and leave as ∂L/∂inputs. Values are recomputed, some whole sequences at a time, and with
@@ -204,7 +209,6 @@ export interface NativeDecoderBlock {
     },
     threads: number,
   ): NativeJob<BlockGradients>
-  dispose(): void
 }
 
 export interface BlockGradients {

@@ -3,7 +3,6 @@ import type { DecoderBlockSpec, LinearSpec } from '../architecture/spec.js'
 import type { CalibrationSamples } from '../calibration/samples.js'
 import { SlimError } from '../errors.js'
 import {
-  addon,
   type BlockWeights,
   type NativeHessian,
   type NativeJob,
@@ -15,6 +14,7 @@ import {
 import { Handles } from '../native/handles.js'
 import { layerReport, NOTHING_MEASURED } from '../packed/entries.js'
 import type { LayerReport } from '../packed/manifest.js'
+import type { Backend, CalibrationRows } from './backend.js'
 import type { Recipe } from './options.js'
 import type { LayerPlan } from './plan.js'
 import { PHASES, type Seconds, secondsSince, timed } from './seconds.js'
@@ -23,6 +23,7 @@ export type Hessians = Partial<Record<TapName, NativeHessian>>
 
 /** What all steps of a run share. */
 export interface StepContext {
+  backend: Backend
   recipe: Recipe
   plan: ReadonlyMap<string, LayerPlan>
   threads: number
@@ -35,15 +36,15 @@ export interface StepContext {
 export interface CalibrationStates {
   samples: CalibrationSamples
   /** [samples × seqLen, hidden]: what enters the next block. */
-  states: NativeTensor
+  states: CalibrationRows
   /** Of a sequential recipe: the passes that halt inside blocks; `pass.states` is `states`. */
   staged: StagedCalibration | null
 }
 
 export interface StagedCalibration {
-  pass: StagedPass
+  pass: StagedPass<CalibrationRows>
   /** Of the unquantized blocks, where layers make up for the drift between the two. */
-  original: StagedPass | null
+  original: StagedPass<CalibrationRows> | null
 }
 
 /** SBA's KL looks at about this many tokens (as the public code's figures: every eighth of 64 × 512). */
@@ -67,7 +68,7 @@ export async function quantizeBlock(
   if (!calibration) return quantizeLayers(block.linears, weights, null, context, seconds)
   if (calibration.staged) return quantizeInStages(block, weights, calibration, context, seconds)
   using handles = new Handles()
-  const taps = newHessians(block.linears, calibration, context.recipe, handles)
+  const taps = newHessians(block.linears, calibration, context, handles)
   await timed(seconds, 'calibrate', () => forward(block, weights, calibration, context, taps))
   const layers = await quantizeLayers(block.linears, weights, taps, context, seconds)
   context.onPropagate?.()
@@ -84,21 +85,22 @@ async function quantizeInStages(
 ): Promise<LayerReport[]> {
   const { pass, original } = staged!
   using handles = new Handles()
+  const { backend, threads, signal } = context
   const beside = original && {
-    block: handles.own(new (addon().DecoderBlock)(block.spec, weights)),
+    block: handles.own(await backend.block(block.spec, weights)),
     pass: original,
   }
   const run = async (stage: TapName | 'end', hessian?: NativeHessian) => {
     using own = new Handles()
-    const native = own.own(new (addon().DecoderBlock)(block.spec, weights))
+    const native = own.own(await backend.block(block.spec, weights))
     const options = { sequenceLength: samples.seqLen, pass, hessian, original: beside ?? undefined }
-    await runJob(native.stage(stage, options, context.threads), context.signal)
+    await runJob(native.stage(stage, options, threads), signal)
   }
   const layers: LayerReport[] = []
   for (const stage of STAGES) {
     using own = new Handles()
     const linears = block.linears.filter(({ tap }) => tap === stage)
-    const taps = newHessians(linears, { samples }, context.recipe, own)
+    const taps = newHessians(linears, { samples }, context, own)
     await timed(seconds, 'calibrate', () => run(stage, taps[stage]))
     layers.push(...(await quantizeLayers(linears, weights, taps, context, seconds)))
   }
@@ -111,12 +113,12 @@ async function quantizeInStages(
 function newHessians(
   linears: readonly LinearSpec[],
   { samples }: Pick<CalibrationStates, 'samples'>,
-  { allocation }: Recipe,
+  { recipe: { allocation }, backend }: StepContext,
   handles: Handles,
 ): Hessians {
   const keepEvery = allocation === 'sba' ? Math.max(1, Math.floor(samples.ids.length / SALIENCE_TOKENS)) : 0
   const taps: Hessians = {}
-  for (const { tap, cols } of linears) taps[tap] ??= handles.own(new (addon().Hessian)(cols, keepEvery))
+  for (const { tap, cols } of linears) taps[tap] ??= handles.own(backend.hessian(cols, keepEvery))
   return taps
 }
 
@@ -150,7 +152,7 @@ async function quantizeLayer(
   weight: NativeTensor,
   { linear, bits, groupSize, groupBits }: LayerPlan,
   hessian: NativeHessian,
-  { recipe, threads, signal }: StepContext,
+  { backend, recipe, threads, signal }: StepContext,
   seconds: Seconds,
 ) {
   const { allocation } = recipe
@@ -158,7 +160,7 @@ async function quantizeLayer(
   const options = { ...recipe, bits, groupSize, allocation: groupBits ?? search }
   const result = await forLayer(
     linear.name,
-    addon().quantizeLinear(weight, hessian, options, threads),
+    backend.quantizeLinear(weight, hessian, options, threads),
     signal,
   )
   for (const phase of PHASES)
@@ -170,11 +172,11 @@ async function quantizeLayer(
 async function fitLayer(
   weight: NativeTensor,
   { linear, bits, groupSize, groupBits: given }: LayerPlan,
-  { recipe, threads, signal }: StepContext,
+  { backend, recipe, threads, signal }: StepContext,
 ) {
   const groupBits = given ?? new Uint8Array(Math.ceil(linear.cols / groupSize)).fill(bits)
   const options = { groupSize, quantizer: recipe.quantizer }
-  const packed = await forLayer(linear.name, addon().fitGroups(weight, groupBits, options, threads), signal)
+  const packed = await forLayer(linear.name, backend.fitGroups(weight, groupBits, options, threads), signal)
   return { packed, groupBits, ...NOTHING_MEASURED }
 }
 
@@ -183,11 +185,11 @@ export async function forward(
   block: DecoderBlockSpec,
   weights: BlockWeights,
   { states, samples }: Pick<CalibrationStates, 'states' | 'samples'>,
-  { threads, signal }: Pick<StepContext, 'threads' | 'signal'>,
+  { backend, threads, signal }: Pick<StepContext, 'backend' | 'threads' | 'signal'>,
   taps?: Hessians,
 ): Promise<void> {
   using handles = new Handles()
-  const native = handles.own(new (addon().DecoderBlock)(block.spec, weights))
+  const native = handles.own(await backend.block(block.spec, weights))
   await runJob(native.forward(states, { sequenceLength: samples.seqLen, taps }, threads), signal)
 }
 

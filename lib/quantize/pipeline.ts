@@ -9,7 +9,7 @@ import type { SafetensorsEntry } from '../checkpoint/safetensors_writer.js'
 import { requireFinite } from '../checkpoint/tensor_info.js'
 import { SlimError } from '../errors.js'
 import { readUtf8 } from '../files.js'
-import { addon, type BlockWeights, type NativeTensor, run } from '../native/addon.js'
+import { type BlockWeights, type NativeTensor, run } from '../native/addon.js'
 import { checkThreads, requireCpu } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import {
@@ -34,6 +34,7 @@ import {
 } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
 import { allocateByFisher, checkAllocation } from './allocation.js'
+import { cpuBackend } from './backend.js'
 import { type CalibrationStates, forward, quantizeBlock, type StepContext } from './block.js'
 import {
   type BitMap,
@@ -82,7 +83,9 @@ export async function quantize(source: string, options: QuantizeOptions): Promis
     const samples = calibration ? await drawSamples(checkpoint, spec, calibration, onWarning) : null
     checkAllocation(plan, settings, samples)
     await checkOutput(output, options.overwrite ?? false)
-    const context = { recipe: settings.recipe, plan, threads, signal: options.signal }
+    using handles = new Handles()
+    const backend = handles.own(cpuBackend())
+    const context = { backend, recipe: settings.recipe, plan, threads, signal: options.signal }
     return await new Quantization(checkpoint, spec, settings, samples, bitMap, context, options).run(output)
   } catch (error) {
     throw SlimError.from(error, { file: source })
@@ -140,7 +143,7 @@ class Quantization {
   async run(output: string): Promise<QuantizeReport> {
     const { settings, samples, bitMap, options, spec } = this
     const sourceHash = await this.checkpoint.sourceHash(options.signal)
-    const versions = [FORMAT_VERSION, packageVersion(), addon().instructionSet()]
+    const versions = [FORMAT_VERSION, packageVersion(), this.context.backend.kernels]
     const decisive = [versions, settings, bitMap, sourceHash, samples?.hash]
     this.writer = await PackedFolderWriter.open(output, {
       identity: createHash('sha256').update(JSON.stringify(decisive)).digest('hex'),
@@ -216,7 +219,7 @@ class Quantization {
       const weight = await this.load(`${name}.weight`, shape)
       const fit = { groupSize, quantizer: settings.recipe.quantizer }
       const packed = await run(
-        addon().fitGroups(weight, groupBits, fit, this.context.threads),
+        this.context.backend.fitGroups(weight, groupBits, fit, this.context.threads),
         this.options.signal,
       )
       weight.dispose()
@@ -331,7 +334,7 @@ class Quantization {
       format: 'slimllm',
       formatVersion: FORMAT_VERSION,
       slimllmVersion: packageVersion(),
-      instructionSet: addon().instructionSet(),
+      instructionSet: this.context.backend.kernels,
       source: { modelType: spec.modelType, sha256: sourceHash },
       settings: { ...settings, givenBitMap: this.bitMap !== null },
       calibration: samples && {

@@ -29,7 +29,7 @@ export async function startCalibration(
   { original, tables }: { original: Checkpoint; tables: Checkpoint },
   model: DecoderSpec,
   samples: CalibrationSamples,
-  { recipe, threads, signal, spillFolder }: StepContext & { spillFolder: string },
+  { backend, recipe, threads, signal, spillFolder }: StepContext & { spillFolder: string },
   handles: Handles,
 ): Promise<CalibrationStates> {
   const { sequential, inputDriftWeight, stateDriftWeight } = recipe
@@ -43,9 +43,12 @@ export async function startCalibration(
   const bytes = 4 * tokens * (spec.hiddenSize + passes * (spec.hiddenSize + widths.attended + widths.inner))
   const spill = bytes > SPILL_BYTES ? spillFolder : null
   const embed = async (from: Checkpoint) =>
-    handles.own(await embedSamples(from, model, samples, { threads, signal, spillFolder: spill }))
+    handles.own(
+      backend.rows(await embedSamples(from, model, samples, { threads, signal, spillFolder: spill })),
+    )
   if (passes === 0) return { samples, states: await embed(tables), staged: null }
-  const values = (width: number) => handles.own(addon().allocateTensor('F32', [tokens, width], spill))
+  const values = (width: number) =>
+    handles.own(backend.rows(addon().allocateTensor('F32', [tokens, width], spill)))
   const startPass = async (from: Checkpoint) => ({
     states: await embed(from),
     attended: values(widths.attended),
