@@ -62,7 +62,7 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
     const key = await modelKey(checkpoint, cuda ? { device: 'cuda' } : { activations })
     const loading: Loading = { checkpoint, spec, threads, signal }
     const load = () => (cuda ? loadOnDevice(loading) : loadDecoder(loading, activations))
-    return new Model(checkpoint, spec, await shareModel(key, load, signal), threads)
+    return new Model(checkpoint, spec, await shareModel(key, load, signal), threads, cuda ? 'cuda' : 'cpu')
   } catch (error) {
     checkpoint.dispose()
     throw SlimError.from(error, { file: source })
@@ -158,6 +158,8 @@ export class Model implements AsyncDisposable {
     readonly spec: DecoderSpec,
     native: NativeDecoderModel,
     readonly threads: number,
+    /** Where it runs. */
+    readonly device: 'cpu' | 'cuda',
   ) {
     this.#native = native
   }

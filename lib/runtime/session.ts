@@ -102,6 +102,8 @@ export function openBatch(model: Model, options: SessionOptions, holders: Set<Sc
   checkCount('keptCaches', keptCaches, 0)
   if (!Object.hasOwn(KV_CACHE_DTYPES, kvCache))
     throw SlimError.invalidArgument('kvCache', `one of ${Object.keys(KV_CACHE_DTYPES).join(', ')}`, kvCache)
+  if (model.device === 'cuda' && kvCache !== 'f16')
+    throw SlimError.invalidArgument('kvCache', "'f16', the type on device 'cuda'", kvCache, 'Leave it out')
   const settings = {
     ...{ maxSequences, promptChunk, keptCaches },
     cacheDType: KV_CACHE_DTYPES[kvCache],

@@ -71,7 +71,10 @@ describe.skipIf(skip)("loadModel with device 'cuda', on the emulated driver", ()
     })
     await using model = await loadModel(file, { device: 'cuda' })
     const generation = model.generate([1, 2], { maxTokens: 1, kvCache: 'int8' })
-    expect(await rejection(generation[Symbol.asyncIterator]().next())).toMatchObject({ parameter: 'dtype' })
+    expect(await rejection(generation[Symbol.asyncIterator]().next())).toMatchObject({ parameter: 'kvCache' })
+    expect(() => model.session({ kvCache: 'int8' })).toThrow(
+      expect.objectContaining({ parameter: 'kvCache' }),
+    )
     expect(
       await rejection(quantize(demo, small(path.join(folder, 'none'), { device: 'cuda' }))),
     ).toMatchObject({

@@ -150,7 +150,8 @@ export function scriptedModel({
   }
   const spec = { vocabSize: tokenizer.vocabSize, maxPositions, positions: null }
   const checkpoint = { dispose() {} }
-  const model = new ModelClass(checkpoint as never, spec as never, native as never as NativeDecoderModel, 1)
+  const decoder = native as never as NativeDecoderModel
+  const model = new ModelClass(checkpoint as never, spec as never, decoder, 1, 'cpu')
   Object.defineProperty(model, 'tokenizer', { value: tokenizer })
   return { model: model as Model, native, steps, caches, tokenizer }
 }
