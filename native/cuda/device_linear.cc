@@ -23,14 +23,14 @@ Status uploadMatrix(Device& device, const Tensor& tensor, const std::string& abo
 
 Status DeviceLinear::make(const std::shared_ptr<Device>& device, const Linear& source,
                           const std::string& about, ThreadPool& pool, const CancelFlag& cancelled,
-                          DeviceLinear& out, std::shared_ptr<const DeviceMatrix> dense) {
+                          DeviceLinear& out, const Options& options) {
   DeviceLinear linear;
   linear.rows_ = source.weight.rows;
   linear.cols_ = source.weight.cols;
   if (source.weight.packed)
     SLIM_RETURN_IF_ERROR(PackedLinear::make(device, *source.weight.packed, pool, cancelled, linear.packed_));
   const auto lock = device->use();
-  linear.dense_ = std::move(dense);
+  linear.dense_ = options.dense;
   if (source.weight.dense && !linear.dense_)
     SLIM_RETURN_IF_ERROR(uploadMatrix(*device, *source.weight.dense, about, linear.dense_));
   if (!source.bias.empty())

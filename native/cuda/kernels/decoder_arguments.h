@@ -86,11 +86,12 @@ struct AttentionArguments {
   float softcap;
 };
 
-/// activateRows: x [rows, width] = act(x) (∘ up), row stride `stride`. Numbered as slim::Activation.
+/// activateRows: out [rows, width] = act(x) (∘ up), x and up of row stride `stride`. Numbered as
+/// slim::Activation.
 struct ActivateArguments {
-  Address<float> x;
-  Address<const float> up;  // or null
-  uint64_t stride;
+  Address<const float> x, up;  // up may be null
+  Address<float> out;          // may be x
+  uint64_t stride, outStride;
   uint32_t width, activation;
 };
 
