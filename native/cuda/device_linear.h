@@ -26,7 +26,8 @@ Status reserve(Device& device, size_t count, const std::string& about, DeviceBuf
   return device.allocate(count, about, buffer);
 }
 
-/// Of products with dense weights of many tokens: activations rounded to 11 bits, or near float32.
+/// Of products with dense weights: their own type, and the activations of many tokens rounded to 11 bits; or
+/// float32 weights, and products near float32 (multiply.h).
 enum class Precision { Tf32, Float32 };
 
 class DeviceLinear {
@@ -56,8 +57,10 @@ class DeviceLinear {
 
  private:
   Status multiplyDense(Device& device, const DeviceActivations& x, const Product& product) const;
+  Status multiplyPrecisely(Device& device, const DeviceActivations& x, const Product& product) const;
 
   size_t rows_ = 0, cols_ = 0;
+  Precision precision_ = Precision::Tf32;
   std::shared_ptr<PackedLinear> packed_;
   std::shared_ptr<const DeviceMatrix> dense_;
   DeviceBuffer<float> bias_;

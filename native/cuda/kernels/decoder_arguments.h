@@ -95,6 +95,14 @@ struct ActivateArguments {
   uint32_t width, activation;
 };
 
+/// biasRows: y [rows, width] (row stride `stride`) = bias (+ y).
+struct BiasArguments {
+  Address<float> y;
+  Address<const float> bias;  // [width]
+  uint64_t stride;
+  uint32_t width, accumulate;
+};
+
 /// capLogits: x = cap · tanh(x / cap).
 struct CapArguments {
   Address<float> x;
