@@ -440,6 +440,20 @@ export interface NativeCudaDevice {
   packedMatrix(matrix: NativePackedMatrix, threads: number): NativeJob<NativeCudaPackedMatrix>
   /** Internal to tests and benchmarks: the float32 product of host tensors with all its options, into c. */
   multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
+  /**
+   * A copy of a tensor [tokens, width] float32, or zeros, for calibration: on the device if it takes half of the free
+   * memory at most, else on the host, in a file of the spill directory if one is given.
+   */
+  states(
+    source: NativeTensor | { tokens: number; width: number },
+    options?: {
+      spillDirectory?: string | null
+      /** Internal to tests: on the host, however little it is. */
+      onHost?: boolean
+    },
+  ): NativeCudaStates
+  /** The block for calibration. Its layers are copied to the device when a pass first runs them. */
+  calibrationBlock(block: NativeDecoderBlock, threads: number): NativeJob<NativeCudaCalibrationBlock>
   /** The device's memory is given back when what lies on it is disposed, too. */
   dispose(): void
 }
@@ -459,6 +473,50 @@ export interface NativeCudaPackedMatrix {
       splits?: number
     },
   ): NativeJob<NativeTensor>
+  dispose(): void
+}
+
+/** Values of calibration windows, float32 [tokens, width]. */
+export interface NativeCudaStates {
+  readonly tokens: number
+  readonly width: number
+  readonly onDevice: boolean
+  /** A copy. */
+  read(): NativeTensor
+  dispose(): void
+}
+
+/** As StagedPass. */
+export interface CudaStagedPass {
+  states: NativeCudaStates
+  attended: NativeCudaStates
+  inner: NativeCudaStates
+}
+
+/** A decoder block over calibration windows on a device; as NativeDecoderBlock, with Hessians of the device. */
+export interface NativeCudaCalibrationBlock {
+  forward(
+    states: NativeCudaStates,
+    options: {
+      sequenceLength: number
+      taps?: Partial<Record<TapName, NativeHessian>>
+      /** Internal to tests: how many tokens go through the block at once. */
+      tileTokens?: number
+    },
+    threads: number,
+  ): NativeJob<void>
+  stage(
+    name: TapName | 'end',
+    options: {
+      sequenceLength: number
+      pass: CudaStagedPass
+      hessian?: NativeHessian
+      original?: { block: NativeCudaCalibrationBlock; pass: CudaStagedPass }
+      /** Internal to tests: how many tokens go through the block at once. */
+      tileTokens?: number
+    },
+    threads: number,
+  ): NativeJob<void>
   dispose(): void
 }
 

@@ -66,6 +66,8 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                       instanceGetter<&CudaDeviceObject::getUsedBytes>("usedBytes"),
                       instanceMethod<&CudaDeviceObject::packedMatrix>("packedMatrix"),
                       instanceMethod<&CudaDeviceObject::multiply>("multiply"),
+                      instanceMethod<&CudaDeviceObject::states>("states"),
+                      instanceMethod<&CudaDeviceObject::calibrationBlock>("calibrationBlock"),
                       instanceMethod<&CudaDeviceObject::dispose>("dispose")});
 }
 
@@ -104,11 +106,14 @@ Napi::Value CudaDeviceObject::dispose(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+void registerCudaCalibration(Napi::Env env);  // cuda_calibration_object.cc
+
 void registerCuda(Napi::Env env, Napi::Object exports) {
   exportFunction<cudaDriver>(exports, "cudaDriver");
   exports.Set("CudaDevice", CudaDeviceObject::define(env));
   exports.Set("CudaModelBuilder", CudaModelBuilderObject::define(env));
   env.GetInstanceData<AddonData>()->cudaPackedMatrix = Napi::Persistent(CudaPackedObject::define(env));
+  registerCudaCalibration(env);
 }
 
 }  // namespace slim::addon
