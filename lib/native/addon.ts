@@ -438,6 +438,15 @@ export interface NativeCudaDevice {
   readonly usedBytes: number
   /** The matrix in the kernels' order, on the device. */
   packedMatrix(matrix: NativePackedMatrix, threads: number): NativeJob<NativeCudaPackedMatrix>
+  /** As NativeAddon.Hessian, on the device; its add() takes a host tensor. */
+  hessian(size: number, keepEvery: number): NativeCudaHessian
+  /** As NativeAddon.inverseFactor. */
+  inverseFactor(
+    hessian: NativeTensor,
+    damping: 'salience' | 'gptq',
+  ): NativeJob<{ upper: NativeTensor; damping: number; dead: Uint8Array }>
+  /** ‖(W − Q) X‖ / ‖W X‖ of weights [rows, cols] through H [cols, cols]. */
+  relativeOutputError(weight: NativeTensor, quantized: NativeTensor, hessian: NativeTensor): NativeJob<number>
   /** Internal to tests and benchmarks: the float32 product of host tensors with all its options, into c. */
   multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
   /**
@@ -474,6 +483,11 @@ export interface NativeCudaPackedMatrix {
     },
   ): NativeJob<NativeTensor>
   dispose(): void
+}
+
+export interface NativeCudaHessian extends NativeHessian {
+  /** Internal to tests: Σ (X̃ − X)ᵀX [size, size] and Σ (S̃ − S)ᵀX [state size, size], null where none came. */
+  drift(): { inputs: NativeTensor | null; states: NativeTensor | null }
 }
 
 /** Values of calibration windows, float32 [tokens, width]. */

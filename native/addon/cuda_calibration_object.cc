@@ -1,6 +1,7 @@
 #include "addon/cuda_calibration_object.h"
 
 #include "addon/arguments.h"
+#include "addon/cuda_hessian_object.h"
 #include "addon/cuda_object.h"
 #include "addon/decoder_object.h"
 

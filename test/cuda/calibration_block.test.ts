@@ -4,7 +4,6 @@ import type { BlockSpec } from '../../lib/architecture/index.js'
 import {
   addon,
   type CudaStagedPass,
-  type NativeCudaHessian,
   type NativeDecoderBlock,
   type NativeHessian,
   type NativeTensor,
@@ -110,7 +109,6 @@ function devicePassOf(states: NativeTensor, { o, down }: Sizes, onHost = false):
 }
 const partsOf = (pass: CudaStagedPass) => [pass.states, pass.attended, pass.inner]
 
-
 /** Σ (a − b)ᵀ x over tokens, plain float64: [width of a, width of x]. */
 function drift(a: number[][], b: number[][], x: number[][]): Float32Array {
   const [m, n] = [a[0]!.length, x[0]!.length]
@@ -145,8 +143,10 @@ describe.skipIf(skip).each(Object.keys(specs))('the stages of a block %s on the 
   it('give the values and the Hessians of the CPU, and the drift', async () => {
     const block = new (addon().DecoderBlock)(spec, weights)
     const deviceBlock = await toDevice(block)
-    const [pass, beside] = [randomTensor(shape, 99, 2), addon().tensorFrom(originals.toFloat32Array(), 'F32', shape)]
-      .map((states) => passOf(states, sizes)) as [StagedPass, StagedPass]
+    const [pass, beside] = [
+      randomTensor(shape, 99, 2),
+      addon().tensorFrom(originals.toFloat32Array(), 'F32', shape),
+    ].map((states) => passOf(states, sizes)) as [StagedPass, StagedPass]
     const [devicePass, deviceBeside] = [inputs, originals].map((states) => devicePassOf(states, sizes)) as [
       CudaStagedPass,
       CudaStagedPass,
@@ -207,44 +207,47 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     [3, 65, 256],
     [2, 130, 64],
     [1, 130, 48],
-  ])('%i of %i tokens, tiles of %s: the bytes do not depend on where the states are', async (windows, length, tileTokens) => {
-    const deviceBlock = await toDevice(block)
-    const options = { sequenceLength: length, tileTokens }
-    const tokens = windows * length
-    const states = random(tokens)
-    const expected = hessians(sizes, onCpu)
-    await run(block.forward(states, { sequenceLength: length, taps: expected }, 1))
-    await run(block.forward(states, { sequenceLength: length }, 1))
-    const results: Uint8Array[][] = []
-    for (const onHost of [false, true]) {
-      const mine = emulated!.device.states(random(tokens), { onHost })
-      expect([mine.onDevice, mine.tokens, mine.width]).toEqual([!onHost, tokens, spec.hiddenSize])
-      const given = hessians(sizes, onDevice)
-      await run(deviceBlock.forward(mine, { ...options, taps: given }, 1))
-      await run(deviceBlock.forward(mine, options, 1))
-      expect(error(mine.read(), states, random(tokens))).toBeLessThan(OUTPUT_BOUND)
-      for (const tap of TAPS) {
-        expect(given[tap].sequences).toBe(windows)
-        expect(error(given[tap].matrix(), expected[tap].matrix()), tap).toBeLessThan(HESSIAN_BOUND)
+  ])(
+    '%i of %i tokens, tiles of %s: the bytes do not depend on where the states are',
+    async (windows, length, tileTokens) => {
+      const deviceBlock = await toDevice(block)
+      const options = { sequenceLength: length, tileTokens }
+      const tokens = windows * length
+      const states = random(tokens)
+      const expected = hessians(sizes, onCpu)
+      await run(block.forward(states, { sequenceLength: length, taps: expected }, 1))
+      await run(block.forward(states, { sequenceLength: length }, 1))
+      const results: Uint8Array[][] = []
+      for (const onHost of [false, true]) {
+        const mine = emulated!.device.states(random(tokens), { onHost })
+        expect([mine.onDevice, mine.tokens, mine.width]).toEqual([!onHost, tokens, spec.hiddenSize])
+        const given = hessians(sizes, onDevice)
+        await run(deviceBlock.forward(mine, { ...options, taps: given }, 1))
+        await run(deviceBlock.forward(mine, options, 1))
+        expect(error(mine.read(), states, random(tokens))).toBeLessThan(OUTPUT_BOUND)
+        for (const tap of TAPS) {
+          expect(given[tap].sequences).toBe(windows)
+          expect(error(given[tap].matrix(), expected[tap].matrix()), tap).toBeLessThan(HESSIAN_BOUND)
+        }
+        const pass = devicePassOf(random(tokens), sizes, onHost)
+        const original = { block: deviceBlock, pass: devicePassOf(random(tokens, 6), sizes, onHost) }
+        const staged = hessians(sizes, onDevice)
+        for (const tap of TAPS)
+          await run(deviceBlock.stage(tap, { ...options, pass, original, hessian: staged[tap] }, 1))
+        await run(deviceBlock.stage('end', { ...options, pass, original }, 1))
+        expect(pass.states.read().toBytes()).toEqual(mine.read().toBytes()) // a resumed run runs blocks whole
+        results.push(
+          [mine, ...partsOf(pass), ...partsOf(original.pass)].map((values) => values.read().toBytes()),
+          TAPS.map((tap) => given[tap].matrix().toBytes()),
+          TAPS.map((tap) => staged[tap].matrix().toBytes()),
+        )
+        for (const values of [mine, ...partsOf(pass), ...partsOf(original.pass)]) values.dispose()
+        for (const tap of TAPS) for (const hessian of [given[tap], staged[tap]]) hessian.dispose()
       }
-      const pass = devicePassOf(random(tokens), sizes, onHost)
-      const original = { block: deviceBlock, pass: devicePassOf(random(tokens, 6), sizes, onHost) }
-      const staged = hessians(sizes, onDevice)
-      for (const tap of TAPS)
-        await run(deviceBlock.stage(tap, { ...options, pass, original, hessian: staged[tap] }, 1))
-      await run(deviceBlock.stage('end', { ...options, pass, original }, 1))
-      expect(pass.states.read().toBytes()).toEqual(mine.read().toBytes()) // a resumed run runs blocks whole
-      results.push(
-        [mine, ...partsOf(pass), ...partsOf(original.pass)].map((values) => values.read().toBytes()),
-        TAPS.map((tap) => given[tap].matrix().toBytes()),
-        TAPS.map((tap) => staged[tap].matrix().toBytes()),
-      )
-      for (const values of [mine, ...partsOf(pass), ...partsOf(original.pass)]) values.dispose()
-      for (const tap of TAPS) for (const hessian of [given[tap], staged[tap]]) hessian.dispose()
-    }
-    expect(results.slice(3)).toEqual(results.slice(0, 3))
-    deviceBlock.dispose()
-  })
+      expect(results.slice(3)).toEqual(results.slice(0, 3))
+      deviceBlock.dispose()
+    },
+  )
 
   it('gives the drift of pieces of one window', async () => {
     const deviceBlock = await toDevice(block)
@@ -261,7 +264,8 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
         hessian.dispose()
       }
     }
-    for (const [i, whole] of sums.slice(0, 4).entries()) expect(error(sums[i + 4]!, whole)).toBeLessThan(OUTPUT_BOUND)
+    for (const [i, whole] of sums.slice(0, 4).entries())
+      expect(error(sums[i + 4]!, whole)).toBeLessThan(OUTPUT_BOUND)
   })
 
   it('takes float16 and bfloat16 weights as they are', async () => {
@@ -331,7 +335,9 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     const mine = device.states(random(12))
     const narrow = device.states({ tokens: 12, width: hiddenSize - 1 })
     const refused = (parameter: string, attempt: () => unknown) =>
-      expect(attempt, parameter).toThrow(expect.objectContaining({ code: 'SLIM_INVALID_ARGUMENT', parameter }))
+      expect(attempt, parameter).toThrow(
+        expect.objectContaining({ code: 'SLIM_INVALID_ARGUMENT', parameter }),
+      )
     const options = { sequenceLength: 6 }
     refused('source', () => device.states(addon().allocateTensor('F16', [2, 3])))
     refused('source.width', () => device.states({ tokens: 2, width: 0 }))
