@@ -442,6 +442,31 @@ export interface NativeCudaDevice {
   readonly usedBytes: number
   /** The matrix in the kernels' order, on the device. */
   packedMatrix(matrix: NativePackedMatrix, threads: number): NativeJob<NativeCudaPackedMatrix>
+  /** As NativeAddon.Hessian, on the device; its add() takes a host tensor. */
+  hessian(size: number, keepEvery: number): NativeCudaHessian
+  /** As NativeAddon.inverseFactor. */
+  inverseFactor(
+    hessian: NativeTensor,
+    damping: 'salience' | 'gptq',
+  ): NativeJob<{ upper: NativeTensor; damping: number; dead: Uint8Array }>
+  /** ‖(W − Q) X‖ / ‖W X‖ of weights [rows, cols] through H [cols, cols]. */
+  relativeOutputError(weight: NativeTensor, quantized: NativeTensor, hessian: NativeTensor): NativeJob<number>
+  /** Internal to tests and benchmarks: the float32 product of host tensors with all its options, into c. */
+  multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
+  /**
+   * A copy of a tensor [tokens, width] float32, or zeros, for calibration: on the device if it takes half of the free
+   * memory at most, else on the host, in a file of the spill directory if one is given.
+   */
+  states(
+    source: NativeTensor | { tokens: number; width: number },
+    options?: {
+      spillDirectory?: string | null
+      /** Internal to tests: on the host, however little it is. */
+      onHost?: boolean
+    },
+  ): NativeCudaStates
+  /** The block for calibration. Its layers are copied to the device when a pass first runs them. */
+  calibrationBlock(block: NativeDecoderBlock, threads: number): NativeJob<NativeCudaCalibrationBlock>
   /** The device's memory is given back when what lies on it is disposed, too. */
   dispose(): void
 }
@@ -461,6 +486,55 @@ export interface NativeCudaPackedMatrix {
       splits?: number
     },
   ): NativeJob<NativeTensor>
+  dispose(): void
+}
+
+export interface NativeCudaHessian extends NativeHessian {
+  /** Internal to tests: Σ (X̃ − X)ᵀX [size, size] and Σ (S̃ − S)ᵀX [state size, size], null where none came. */
+  drift(): { inputs: NativeTensor | null; states: NativeTensor | null }
+}
+
+/** Values of calibration windows, float32 [tokens, width]. */
+export interface NativeCudaStates {
+  readonly tokens: number
+  readonly width: number
+  readonly onDevice: boolean
+  /** A copy. */
+  read(): NativeTensor
+  dispose(): void
+}
+
+/** As StagedPass. */
+export interface CudaStagedPass {
+  states: NativeCudaStates
+  attended: NativeCudaStates
+  inner: NativeCudaStates
+}
+
+/** A decoder block over calibration windows on a device; as NativeDecoderBlock, with Hessians of the device. */
+export interface NativeCudaCalibrationBlock {
+  forward(
+    states: NativeCudaStates,
+    options: {
+      sequenceLength: number
+      taps?: Partial<Record<TapName, NativeHessian>>
+      /** Internal to tests: how many tokens go through the block at once. */
+      tileTokens?: number
+    },
+    threads: number,
+  ): NativeJob<void>
+  stage(
+    name: TapName | 'end',
+    options: {
+      sequenceLength: number
+      pass: CudaStagedPass
+      hessian?: NativeHessian
+      original?: { block: NativeCudaCalibrationBlock; pass: CudaStagedPass }
+      /** Internal to tests: how many tokens go through the block at once. */
+      tileTokens?: number
+    },
+    threads: number,
+  ): NativeJob<void>
   dispose(): void
 }
 

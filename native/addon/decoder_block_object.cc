@@ -111,6 +111,15 @@ NormSpec asNormSpec(const Napi::Value& value, const std::string& name) {
   return spec;
 }
 
+Stage asStage(const Napi::Value& value) {
+  return asEnum<Stage>(value, "stage",
+                       {{"qkv", Stage::Qkv},
+                        {"o", Stage::O},
+                        {"gateUp", Stage::GateUp},
+                        {"down", Stage::Down},
+                        {"end", Stage::End}});
+}
+
 std::shared_ptr<BlockTaps> asTaps(const Napi::Value& value, const DecoderBlock& block) {
   if (isMissing(value)) return nullptr;
   const auto object = asObject(value, "taps");
@@ -198,12 +207,7 @@ StagedTensors asStagedTensors(const Napi::Value& value, const std::string& name,
 Napi::Value DecoderBlockObject::stage(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   if (!block_) throw toError(env, Status::error("SLIM_DISPOSED", "The decoder block is disposed"));
-  const auto stage = asEnum<Stage>(info[0], "stage",
-                                   {{"qkv", Stage::Qkv},
-                                    {"o", Stage::O},
-                                    {"gateUp", Stage::GateUp},
-                                    {"down", Stage::Down},
-                                    {"end", Stage::End}});
+  const Stage stage = asStage(info[0]);
   const auto options = asObject(info[1], "options");
   const size_t sequenceLength = asSize(options.Get("sequenceLength"), "sequenceLength", 1);
   const StagedTensors tensors = asStagedTensors(options.Get("pass"), "pass", *block_);

@@ -12,6 +12,8 @@ namespace slim::addon {
 /// A dense tensor or a packed matrix as a linear layer's weight.
 Weight asWeight(const Napi::Value& value, const std::string& name);
 
+Stage asStage(const Napi::Value& value);
+
 class DecoderBlockObject : public NativeObject<DecoderBlockObject> {
  public:
   explicit DecoderBlockObject(const Napi::CallbackInfo& info);

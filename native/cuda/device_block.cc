@@ -11,25 +11,27 @@ size_t divideUp(size_t a, size_t b) { return (a + b - 1) / b; }
 
 Status DeviceBlock::make(const std::shared_ptr<Device>& device, const DecoderBlock& source, size_t index,
                          ThreadPool& pool, const CancelFlag& cancelled, DeviceBlock& out) {
-  const std::string name = "blocks[" + std::to_string(index) + "]";
+  DeviceBlock block;
+  SLIM_RETURN_IF_ERROR(
+      begin(*device, source, "blocks[" + std::to_string(index) + "]", Precision::Tf32, block));
+  for (const BlockPart part : kBlockParts)
+    SLIM_RETURN_IF_ERROR(block.load(device, source, part, pool, cancelled));
+  out = std::move(block);
+  return Status::success();
+}
+
+Status DeviceBlock::begin(Device& device, const DecoderBlock& source, std::string name, Precision precision,
+                          DeviceBlock& out) {
   if (source.spec().headDim > kMostHeadDim)
     return Status::invalidArgument(name + ".spec.headDim",
                                    "at most " + std::to_string(kMostHeadDim) + " on device 'cuda'",
                                    std::to_string(source.spec().headDim), "Choose device 'cpu'");
   DeviceBlock block;
   block.spec_ = source.spec();
+  block.name_ = std::move(name);
+  block.precision_ = precision;
   block.intermediate_ = source.intermediateSize();
   const BlockLayers layers = source.layers();
-  const std::tuple<const char*, const Linear*, DeviceLinear*> linears[] = {
-      {"q", &layers.q, &block.q_},          {"k", &layers.k, &block.k_},
-      {"v", &layers.v, &block.v_},          {"qkv", &layers.qkv, &block.qkv_},
-      {"o", &layers.o, &block.o_},          {"gate", &layers.gate, &block.gate_},
-      {"up", &layers.up, &block.up_},       {"gateUp", &layers.gateUp, &block.gateUp_},
-      {"down", &layers.down, &block.down_},
-  };
-  for (const auto& [role, from, to] : linears)
-    if (*from)
-      SLIM_RETURN_IF_ERROR(DeviceLinear::make(device, *from, name + "." + role, pool, cancelled, *to));
   const std::tuple<const char*, const Norm*, DeviceNorm*> norms[] = {
       {"input", &layers.input, &block.input_},
       {"postAttention", &layers.postAttention, &block.postAttention_},
@@ -38,10 +40,30 @@ Status DeviceBlock::make(const std::shared_ptr<Device>& device, const DecoderBlo
       {"q norm", &layers.query, &block.query_},
       {"k norm", &layers.key, &block.key_},
   };
-  const auto lock = device->use();
+  const auto lock = device.use();
   for (const auto& [role, from, to] : norms)
-    SLIM_RETURN_IF_ERROR(DeviceNorm::make(*device, *from, name + "." + role, *to));
+    SLIM_RETURN_IF_ERROR(DeviceNorm::make(device, *from, block.name_ + "." + role, *to));
   out = std::move(block);
+  return Status::success();
+}
+
+Status DeviceBlock::load(const std::shared_ptr<Device>& device, const DecoderBlock& source, BlockPart part,
+                         ThreadPool& pool, const CancelFlag& cancelled) {
+  const BlockLayers layers = source.layers();
+  const std::tuple<BlockPart, const char*, const Linear*, DeviceLinear*> linears[] = {
+      {BlockPart::Qkv, "q", &layers.q, &q_},
+      {BlockPart::Qkv, "k", &layers.k, &k_},
+      {BlockPart::Qkv, "v", &layers.v, &v_},
+      {BlockPart::Qkv, "qkv", &layers.qkv, &qkv_},
+      {BlockPart::O, "o", &layers.o, &o_},
+      {BlockPart::GateUp, "gate", &layers.gate, &gate_},
+      {BlockPart::GateUp, "up", &layers.up, &up_},
+      {BlockPart::GateUp, "gateUp", &layers.gateUp, &gateUp_},
+      {BlockPart::Down, "down", &layers.down, &down_}};
+  for (const auto& [of, role, from, to] : linears)
+    if (of == part && *from)
+      SLIM_RETURN_IF_ERROR(DeviceLinear::make(device, *from, name_ + "." + role, pool, cancelled, *to,
+                                              {.precision = precision_}));
   return Status::success();
 }
 
@@ -58,37 +80,53 @@ void DeviceBlock::widen(PassWidths& widths) const {
 
 // x ← x + attention(norm x), then x ← x + mlp(norm' x); in parallel: x ← x + attention(norm x) + mlp(norm'
 // x).
-Status DeviceBlock::run(Device& device, DevicePass& pass, DeviceAddress rotary, size_t blockOffset) const {
-  const auto normForMlp = [&] {
-    return preMlp_.apply(
-        device, {pass.states.address(), pass.mlpNormed.address(), pass.shape.rows, spec_.hiddenSize});
+Status DeviceBlock::run(Device& device, DevicePass& pass, DeviceAddress states, const Position& position,
+                        const InputVisit& visit) const {
+  const auto see = [&](BlockPart part, const DeviceBuffer<float>& x, size_t stride) {
+    return visit ? visit(part, x.address(), stride) : Status::success();
   };
-  if (spec_.residual == Residual::Parallel) SLIM_RETURN_IF_ERROR(normForMlp());
-  SLIM_RETURN_IF_ERROR(runAttention(device, pass, rotary, blockOffset));
-  if (spec_.residual == Residual::Sequential) SLIM_RETURN_IF_ERROR(normForMlp());
-  return runMlp(device, pass, pass.mlpNormed.address());
+  if (spec_.residual == Residual::Parallel) SLIM_RETURN_IF_ERROR(normForMlp(device, pass, states));
+  SLIM_RETURN_IF_ERROR(normInput(device, pass, states));
+  SLIM_RETURN_IF_ERROR(see(BlockPart::Qkv, pass.normed, spec_.hiddenSize));
+  SLIM_RETURN_IF_ERROR(attend(device, pass, position, pass.attended.address()));
+  SLIM_RETURN_IF_ERROR(see(BlockPart::O, pass.attended, spec_.queryWidth()));
+  SLIM_RETURN_IF_ERROR(addAttention(device, pass, pass.attended.address(), states));
+  if (spec_.residual == Residual::Sequential) SLIM_RETURN_IF_ERROR(normForMlp(device, pass, states));
+  SLIM_RETURN_IF_ERROR(see(BlockPart::GateUp, pass.mlpNormed, spec_.hiddenSize));
+  SLIM_RETURN_IF_ERROR(activate(device, pass, pass.inner.address(), gateUpWidth()));
+  SLIM_RETURN_IF_ERROR(see(BlockPart::Down, pass.inner, gateUpWidth()));
+  if (visit) return Status::success();
+  return addMlp(device, pass, pass.inner.address(), gateUpWidth(), states);
 }
 
-Status DeviceBlock::runAttention(Device& device, DevicePass& pass, DeviceAddress rotary,
-                                 size_t blockOffset) const {
-  const size_t hidden = spec_.hiddenSize, rows = pass.shape.rows, width = spec_.qkvWidth();
-  SLIM_RETURN_IF_ERROR(input_.apply(device, {pass.states.address(), pass.normed.address(), rows, hidden}));
-  const DeviceActivations x{pass.normed.address(), ActivationType::F32, rows, hidden};
+Status DeviceBlock::normInput(Device& device, DevicePass& pass, DeviceAddress states) const {
+  return input_.apply(device, {states, pass.normed.address(), pass.shape.rows, spec_.hiddenSize});
+}
+
+Status DeviceBlock::normForMlp(Device& device, DevicePass& pass, DeviceAddress states) const {
+  return preMlp_.apply(device, {states, pass.mlpNormed.address(), pass.shape.rows, spec_.hiddenSize});
+}
+
+Status DeviceBlock::attend(Device& device, DevicePass& pass, const Position& position,
+                           DeviceAddress attended) const {
+  SLIM_RETURN_IF_ERROR(projectQkv(device, pass));
+  SLIM_RETURN_IF_ERROR(prepareHeads(device, pass, position));
+  return attendHeads(device, pass, position.blockOffset, attended);
+}
+
+Status DeviceBlock::projectQkv(Device& device, DevicePass& pass) const {
+  const size_t width = spec_.qkvWidth();
+  const DeviceActivations x{pass.normed.address(), ActivationType::F32, pass.shape.rows, spec_.hiddenSize};
   const DeviceAddress qkv = pass.qkv.address(), k = qkv + 4 * spec_.queryWidth(),
                       v = k + 4 * spec_.keyWidth();
   const DeviceLinear::Product stacked[] = {{&qkv_, qkv, width}},
                               separate[] = {{&q_, qkv, width}, {&k_, k, width}, {&v_, v, width}};
   const auto products = qkv_ ? std::span<const DeviceLinear::Product>(stacked)
                              : std::span<const DeviceLinear::Product>(separate);
-  SLIM_RETURN_IF_ERROR(DeviceLinear::multiply(device, x, products, pass.products));
-  SLIM_RETURN_IF_ERROR(prepareHeads(device, pass, rotary, blockOffset));
-  SLIM_RETURN_IF_ERROR(attend(device, pass, blockOffset));
-  return addOutput(device, pass, o_, postAttention_,
-                   {pass.attended.address(), ActivationType::F32, rows, spec_.queryWidth()});
+  return DeviceLinear::multiply(device, x, products, pass.products);
 }
 
-Status DeviceBlock::prepareHeads(Device& device, DevicePass& pass, DeviceAddress rotary,
-                                 size_t blockOffset) const {
+Status DeviceBlock::prepareHeads(Device& device, DevicePass& pass, const Position& position) const {
   constexpr size_t kWarps = 4;  // kPrepareWarps of heads.cuh
   PrepareHeadsArguments a{};
   a.qkv = addressOf<float>(pass.qkv.address());
@@ -96,12 +134,12 @@ Status DeviceBlock::prepareHeads(Device& device, DevicePass& pass, DeviceAddress
   a.queryBias = addressOf<const float>(query_.bias.address());
   a.keyWeight = addressOf<const float>(key_.weight.address());
   a.keyBias = addressOf<const float>(key_.bias.address());
-  a.rotary = addressOf<const float>(rotary);
+  a.rotary = addressOf<const float>(position.rotary);
   a.positions = addressOf<const int32_t>(pass.positions);
   a.sequences = addressOf<const int32_t>(pass.sequences);
   a.pages = addressOf<const uint64_t>(pass.pages);
   a.qkvStride = spec_.qkvWidth();
-  a.blockOffset = blockOffset;
+  a.blockOffset = position.blockOffset;
   a.rows = uint32_t(pass.shape.rows);
   a.heads = uint32_t(spec_.heads);
   a.kvHeads = uint32_t(spec_.kvHeads);
@@ -119,11 +157,12 @@ Status DeviceBlock::prepareHeads(Device& device, DevicePass& pass, DeviceAddress
                        a, std::to_string(pass.shape.rows) + " tokens");
 }
 
-Status DeviceBlock::attend(Device& device, DevicePass& pass, size_t blockOffset) const {
+Status DeviceBlock::attendHeads(Device& device, DevicePass& pass, size_t blockOffset,
+                                DeviceAddress out) const {
   const PassShape& shape = pass.shape;
   AttentionArguments a{};
   a.qkv = addressOf<const float>(pass.qkv.address());
-  a.out = addressOf<float>(pass.attended.address());
+  a.out = addressOf<float>(out);
   a.tiles = addressOf<const AttentionTile>(pass.tiles);
   a.pages = addressOf<const uint64_t>(pass.pages);
   a.sums = addressOf<float>(pass.sums.address());
@@ -162,9 +201,9 @@ Status DeviceBlock::attend(Device& device, DevicePass& pass, size_t blockOffset)
                        a, about);
 }
 
-Status DeviceBlock::runMlp(Device& device, DevicePass& pass, DeviceAddress input) const {
+Status DeviceBlock::activate(Device& device, DevicePass& pass, DeviceAddress out, size_t outStride) const {
   const size_t rows = pass.shape.rows, width = gateUpWidth();
-  const DeviceActivations x{input, ActivationType::F32, rows, spec_.hiddenSize};
+  const DeviceActivations x{pass.mlpNormed.address(), ActivationType::F32, rows, spec_.hiddenSize};
   const DeviceAddress inner = pass.inner.address(), up = inner + 4 * (width - intermediate_);
   std::vector<DeviceLinear::Product> products;
   if (gateUp_)
@@ -175,27 +214,40 @@ Status DeviceBlock::runMlp(Device& device, DevicePass& pass, DeviceAddress input
     products = {{&up_, inner, width}};
   SLIM_RETURN_IF_ERROR(DeviceLinear::multiply(device, x, products, pass.products));
   ActivateArguments a{};
-  a.x = addressOf<float>(inner);
+  a.x = addressOf<const float>(inner);
   a.up = addressOf<const float>(spec_.mlp == Mlp::Plain ? 0 : up);
+  a.out = addressOf<float>(out);
   a.stride = width;
+  a.outStride = outStride;
   a.width = uint32_t(intermediate_);
   a.activation = uint32_t(spec_.activation);
-  SLIM_RETURN_IF_ERROR(device.launch(
+  return device.launch(
       "activateRows",
       {.gridX = unsigned(rows), .gridY = unsigned(divideUp(intermediate_, 256)), .threads = 256}, a,
-      std::to_string(rows) + " tokens × " + std::to_string(intermediate_)));
-  return addOutput(device, pass, down_, postMlp_, {inner, ActivationType::F32, rows, width});
+      std::to_string(rows) + " tokens × " + std::to_string(intermediate_));
+}
+
+Status DeviceBlock::addAttention(Device& device, DevicePass& pass, DeviceAddress attended,
+                                 DeviceAddress states) const {
+  const DeviceActivations x{attended, ActivationType::F32, pass.shape.rows, spec_.queryWidth()};
+  return addOutput(device, pass, o_, postAttention_, x, states);
+}
+
+Status DeviceBlock::addMlp(Device& device, DevicePass& pass, DeviceAddress inner, size_t stride,
+                           DeviceAddress states) const {
+  const DeviceActivations x{inner, ActivationType::F32, pass.shape.rows, stride};
+  return addOutput(device, pass, down_, postMlp_, x, states);
 }
 
 Status DeviceBlock::addOutput(Device& device, DevicePass& pass, const DeviceLinear& linear,
-                              const DeviceNorm& norm, const DeviceActivations& x) const {
+                              const DeviceNorm& norm, const DeviceActivations& x,
+                              DeviceAddress states) const {
   const size_t hidden = spec_.hiddenSize;
-  const DeviceAddress to = norm ? pass.output.address() : pass.states.address();
+  const DeviceAddress to = norm ? pass.output.address() : states;
   const DeviceLinear::Product product{&linear, to, hidden, !norm};
   SLIM_RETURN_IF_ERROR(DeviceLinear::multiply(device, x, {&product, 1}, pass.products));
   if (!norm) return Status::success();
-  return norm.apply(
-      device, {.x = to, .out = pass.states.address(), .rows = x.tokens, .width = hidden, .accumulate = true});
+  return norm.apply(device, {.x = to, .out = states, .rows = x.tokens, .width = hidden, .accumulate = true});
 }
 
 }  // namespace slim::cuda

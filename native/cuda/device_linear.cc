@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/kernels/decoder_arguments.h"
+#include "cuda/multiply.h"
 
 namespace slim::cuda {
 
@@ -23,16 +24,19 @@ Status uploadMatrix(Device& device, const Tensor& tensor, const std::string& abo
 
 Status DeviceLinear::make(const std::shared_ptr<Device>& device, const Linear& source,
                           const std::string& about, ThreadPool& pool, const CancelFlag& cancelled,
-                          DeviceLinear& out, std::shared_ptr<const DeviceMatrix> dense) {
+                          DeviceLinear& out, const Options& options) {
   DeviceLinear linear;
   linear.rows_ = source.weight.rows;
   linear.cols_ = source.weight.cols;
   if (source.weight.packed)
     SLIM_RETURN_IF_ERROR(PackedLinear::make(device, *source.weight.packed, pool, cancelled, linear.packed_));
+  linear.precision_ = options.precision;
+  TensorPtr dense = source.weight.dense;
+  if (dense && options.precision == Precision::Float32 && dense->dtype() != DType::F32)
+    SLIM_RETURN_IF_ERROR(convert(*source.weight.dense, DType::F32, pool, cancelled, dense));
   const auto lock = device->use();
-  linear.dense_ = std::move(dense);
-  if (source.weight.dense && !linear.dense_)
-    SLIM_RETURN_IF_ERROR(uploadMatrix(*device, *source.weight.dense, about, linear.dense_));
+  linear.dense_ = options.dense;
+  if (dense && !linear.dense_) SLIM_RETURN_IF_ERROR(uploadMatrix(*device, *dense, about, linear.dense_));
   if (!source.bias.empty())
     SLIM_RETURN_IF_ERROR(
         device->upload(source.bias.data(), source.bias.size(), about + " bias", linear.bias_));
@@ -46,7 +50,9 @@ Status DeviceLinear::multiply(Device& device, const DeviceActivations& x, std::s
   for (const Product& product : products) {
     const DeviceLinear& linear = *product.linear;
     if (!linear.packed_) {
-      SLIM_RETURN_IF_ERROR(linear.multiplyDense(device, x, product));
+      SLIM_RETURN_IF_ERROR(linear.precision_ == Precision::Float32
+                               ? linear.multiplyPrecisely(device, x, product)
+                               : linear.multiplyDense(device, x, product));
       continue;
     }
     if (!scaled) SLIM_RETURN_IF_ERROR(PackedLinear::scaleTokens(device, x, linear.cols_, scratch));
@@ -82,6 +88,24 @@ Status DeviceLinear::multiplyDense(Device& device, const DeviceActivations& x, c
                         .gridY = unsigned((x.tokens + tileTokens - 1) / tileTokens),
                         .threads = many ? 256u : 128u},
                        a, shape);
+}
+
+Status DeviceLinear::multiplyPrecisely(Device& device, const DeviceActivations& x,
+                                       const Product& product) const {
+  if (bias_.count() > 0) {
+    BiasArguments a{};
+    a.y = addressOf<float>(product.y);
+    a.bias = addressOf<const float>(bias_.address());
+    a.stride = product.yStride;
+    a.width = uint32_t(rows_);
+    a.accumulate = product.accumulate;
+    SLIM_RETURN_IF_ERROR(device.launch(
+        "biasRows", {.gridX = unsigned(x.tokens), .gridY = unsigned((rows_ + 255) / 256), .threads = 256}, a,
+        std::to_string(x.tokens) + " tokens × " + std::to_string(rows_)));
+  }
+  return cuda::multiply(device, x.tokens, rows_, cols_, DeviceOperand::rowMajor(x.address, x.stride),
+                        DeviceOperand::rowMajor(dense_->values.address(), cols_), product.y, product.yStride,
+                        {.accumulate = product.accumulate || bias_.count() > 0});
 }
 
 }  // namespace slim::cuda

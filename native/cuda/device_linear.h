@@ -26,13 +26,21 @@ Status reserve(Device& device, size_t count, const std::string& about, DeviceBuf
   return device.allocate(count, about, buffer);
 }
 
+/// Of products with dense weights: their own type, and the activations of many tokens rounded to 11 bits; or
+/// float32 weights, and products near float32 (multiply.h).
+enum class Precision { Tf32, Float32 };
+
 class DeviceLinear {
  public:
-  /// `dense` is the matrix of a dense weight where it lies on the device already. The caller does not hold
-  /// device.use().
+  struct Options {
+    Precision precision = Precision::Tf32;
+    /// The matrix of a dense weight where it lies on the device already.
+    std::shared_ptr<const DeviceMatrix> dense = nullptr;
+  };
+  /// The caller does not hold device.use().
   static Status make(const std::shared_ptr<Device>& device, const Linear& source, const std::string& about,
                      ThreadPool& pool, const CancelFlag& cancelled, DeviceLinear& out,
-                     std::shared_ptr<const DeviceMatrix> dense = nullptr);
+                     const Options& options);
 
   explicit operator bool() const { return packed_ || dense_; }
   size_t rows() const { return rows_; }
@@ -49,8 +57,10 @@ class DeviceLinear {
 
  private:
   Status multiplyDense(Device& device, const DeviceActivations& x, const Product& product) const;
+  Status multiplyPrecisely(Device& device, const DeviceActivations& x, const Product& product) const;
 
   size_t rows_ = 0, cols_ = 0;
+  Precision precision_ = Precision::Tf32;
   std::shared_ptr<PackedLinear> packed_;
   std::shared_ptr<const DeviceMatrix> dense_;
   DeviceBuffer<float> bias_;

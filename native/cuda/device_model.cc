@@ -60,7 +60,7 @@ Status DeviceModelBuilder::finish(const ModelParts& parts, ThreadPool& pool, con
   Linear head;
   head.weight = parts.head;
   SLIM_RETURN_IF_ERROR(DeviceLinear::make(model.device_, head, "head", pool, cancelled, model.head_,
-                                          tied ? model.embedding_.table() : nullptr));
+                                          {.dense = tied ? model.embedding_.table() : nullptr}));
   if (parts.finalNormWeight) {
     std::vector<float> weight, bias;
     SLIM_RETURN_IF_ERROR(readVector(parts.finalNormWeight, "finalNorm.weight", hidden, weight));
@@ -104,7 +104,8 @@ Status DeviceModel::queue(DevicePass& pass) const {
   SLIM_RETURN_IF_ERROR(embedding_.run(*device_, pass));
   for (size_t i = 0; i < blocks_.size(); ++i)
     SLIM_RETURN_IF_ERROR(
-        blocks_[i].run(*device_, pass, rotaries_[rotaryOf_[i]].table.address(), layout_->blockOffsets[i]));
+        blocks_[i].run(*device_, pass, pass.states.address(),
+                       {rotaries_[rotaryOf_[i]].table.address(), layout_->blockOffsets[i]}));
   if (pass.shape.logitRows == 0) return Status::success();
   return project(pass, pass.states.address(), pass.logitRows, pass.shape.logitRows);
 }

@@ -18,13 +18,13 @@ size_t divideUp(size_t a, size_t b) { return (a + b - 1) / b; }
 
 PassShape PassInput::shape() const {
   PassShape shape;
-  shape.rows = ids.size();
   shape.sequences = chunks.size();
   shape.logitRows = logitRows.size();
   size_t pages = 1, longest = 0;
   for (const PassChunk& chunk : chunks) {
     pages = std::max(pages, divideUp(chunk.start + chunk.length, kCachePage));
     longest = std::max(longest, chunk.length);
+    shape.rows += chunk.length;
   }
   const bool few = longest <= kMostFewTokens;
   shape.tileRows = few ? kQueryRows : kPromptRows;

@@ -28,7 +28,7 @@ struct PassChunk {
 };
 
 struct PassInput {
-  std::vector<int32_t> ids;
+  std::vector<int32_t> ids;  // none where the pass starts from states
   std::vector<PassChunk> chunks;
   std::vector<int32_t> logitRows;
   size_t headsOfTile = 1;  // of the attention: a tile has tileRows / headsOfTile tokens

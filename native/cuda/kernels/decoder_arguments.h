@@ -86,12 +86,21 @@ struct AttentionArguments {
   float softcap;
 };
 
-/// activateRows: x [rows, width] = act(x) (∘ up), row stride `stride`. Numbered as slim::Activation.
+/// activateRows: out [rows, width] = act(x) (∘ up), x and up of row stride `stride`. Numbered as
+/// slim::Activation.
 struct ActivateArguments {
-  Address<float> x;
-  Address<const float> up;  // or null
-  uint64_t stride;
+  Address<const float> x, up;  // up may be null
+  Address<float> out;          // may be x
+  uint64_t stride, outStride;
   uint32_t width, activation;
+};
+
+/// biasRows: y [rows, width] (row stride `stride`) = bias (+ y).
+struct BiasArguments {
+  Address<float> y;
+  Address<const float> bias;  // [width]
+  uint64_t stride;
+  uint32_t width, accumulate;
 };
 
 /// capLogits: x = cap · tanh(x / cap).

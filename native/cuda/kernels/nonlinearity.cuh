@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (i >= a.width) return;
   const uint64_t at = blockIdx.x * a.stride + i;
   const float value = activated(a.x[at], a.activation);
-  a.x[at] = a.up ? value * a.up[at] : value;
+  a.out[blockIdx.x * a.outStride + i] = a.up ? value * a.up[at] : value;
 }
 
 extern "C" __global__ void __launch_bounds__(256)
