@@ -8,6 +8,7 @@
       "native/addon/hessian_object.cc",
       "native/addon/packed_object.cc",
       "native/addon/packed_case.cc",
+      "native/addon/quant_arguments.cc",
       "native/addon/quant_functions.cc",
       "native/addon/cuda_device_object.cc",
       "native/addon/cuda_model_object.cc",
