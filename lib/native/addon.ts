@@ -438,6 +438,8 @@ export interface NativeCudaDevice {
   readonly usedBytes: number
   /** The matrix in the kernels' order, on the device. */
   packedMatrix(matrix: NativePackedMatrix, threads: number): NativeJob<NativeCudaPackedMatrix>
+  /** Internal to tests and benchmarks: the float32 product of host tensors with all its options, into c. */
+  multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
   /** The device's memory is given back when what lies on it is disposed, too. */
   dispose(): void
 }

@@ -65,6 +65,7 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                       instanceGetter<&CudaDeviceObject::getImage>("image"),
                       instanceGetter<&CudaDeviceObject::getUsedBytes>("usedBytes"),
                       instanceMethod<&CudaDeviceObject::packedMatrix>("packedMatrix"),
+                      instanceMethod<&CudaDeviceObject::multiply>("multiply"),
                       instanceMethod<&CudaDeviceObject::dispose>("dispose")});
 }
 

@@ -3,6 +3,7 @@
 #include "cuda/kernels/attention.cuh"
 #include "cuda/kernels/dense.cuh"
 #include "cuda/kernels/embedding.cuh"
+#include "cuda/kernels/multiply.cuh"
 #include "cuda/kernels/nonlinearity.cuh"
 #include "cuda/kernels/norm.cuh"
 #include "cuda/kernels/packed_gemm.cuh"

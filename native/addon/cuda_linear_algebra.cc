@@ -1,0 +1,79 @@
+// The linear algebra of quantization on a CUDA device, as its methods for JavaScript.
+#include "addon/arguments.h"
+#include "addon/cuda_object.h"
+#include "cuda/multiply.h"
+
+namespace slim::addon {
+namespace {
+
+struct CaseOperand {
+  TensorPtr tensor;
+  bool columns = false;
+
+  Status upload(cuda::Device& device, cuda::DeviceBuffer<float>& buffer, cuda::DeviceOperand& out) const {
+    SLIM_RETURN_IF_ERROR(device.upload(tensor->as<float>(), tensor->elements(), "an operand", buffer));
+    out = {buffer.address(), tensor->cols(), columns};
+    return Status::success();
+  }
+};
+
+TensorPtr asMatrix(const Napi::Value& value, const std::string& name, size_t rows, size_t cols) {
+  auto tensor = asTensor(value, name);
+  if (tensor->dtype() != DType::F32 || tensor->rows() < rows || tensor->cols() < cols)
+    throw toError(value.Env(), Status::invalidArgument(name,
+                                                       std::string("at least F32 [") + std::to_string(rows) +
+                                                           ", " + std::to_string(cols) + "]",
+                                                       describeShape(*tensor)));
+  return tensor;
+}
+
+CaseOperand asOperand(const Napi::Value& value, const std::string& name, size_t rows, size_t depth) {
+  const auto object = asObject(value, name);
+  const std::string layout = asString(object.Get("layout"), name + ".layout");
+  if (layout != "rows" && layout != "columns")
+    throwInvalid(value.Env(), name + ".layout", "rows or columns", object.Get("layout"));
+  const bool columns = layout == "columns";
+  return {asMatrix(object.Get("tensor"), name + ".tensor", columns ? depth : rows, columns ? rows : depth),
+          columns};
+}
+
+}  // namespace
+
+// multiply(c, options): NativeJob<void>
+Napi::Value CudaDeviceObject::multiply(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  auto device = this->device(info);
+  const auto options = asObject(info[1], "options");
+  const auto size = [&](const char* name) {
+    return asSize(options.Get(name), std::string("options.") + name);
+  };
+  const auto flag = [&](const char* name) {
+    const auto value = options.Get(name);
+    return !isMissing(value) && asBoolean(value, std::string("options.") + name);
+  };
+  const size_t m = size("m"), n = size("n"), k = size("k");
+  auto c = asMatrix(info[0], "c", m, n);
+  const auto a = asOperand(options.Get("a"), "options.a", m, k),
+             b = asOperand(options.Get("b"), "options.b", n, k);
+  cuda::MultiplyOptions multiplyOptions;
+  if (!isMissing(options.Get("alpha")))
+    multiplyOptions.alpha = float(asNumber(options.Get("alpha"), "options.alpha"));
+  multiplyOptions.accumulate = flag("accumulate");
+  multiplyOptions.upperOnly = flag("upperOnly");
+  return startJob(
+      env,
+      [=](const CancelFlag&) {
+        const auto lock = device->use();
+        cuda::DeviceBuffer<float> buffers[2], result;
+        cuda::DeviceOperand left, right;
+        SLIM_RETURN_IF_ERROR(a.upload(*device, buffers[0], left));
+        SLIM_RETURN_IF_ERROR(b.upload(*device, buffers[1], right));
+        SLIM_RETURN_IF_ERROR(device->upload(c->as<float>(), c->elements(), "c", result));
+        SLIM_RETURN_IF_ERROR(
+            cuda::multiply(*device, m, n, k, left, right, result.address(), c->cols(), multiplyOptions));
+        return device->copyToHost(c->data(), result.address(), c->bytes());
+      },
+      [](Napi::Env e) { return e.Undefined(); });
+}
+
+}  // namespace slim::addon

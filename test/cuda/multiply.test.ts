@@ -1,0 +1,86 @@
+/** Float32 products on the emulated device against float64 loops (gemmCase's reference). */
+import { afterAll, describe, expect, it } from 'vitest'
+import { addon, type GemmCase, type GemmOperand, run } from '../../lib/native/addon.js'
+import { type EmulatedDevice, hasEmulator, openEmulated } from '../support/cuda.js'
+import { normals } from '../support/random.js'
+
+const native = addon()
+const skip = !hasEmulator()
+const emulated: EmulatedDevice | null = skip ? null : openEmulated()
+afterAll(() => emulated?.close())
+
+const CANARY = 12345.5
+const LAYOUTS = ['rows', 'columns'] as const
+
+interface Shape {
+  m: number
+  n: number
+  k: number
+  layouts?: readonly [GemmOperand['layout'], GemmOperand['layout']]
+  /** Columns of the tensors beyond what the product reads or writes. */
+  extra?: number
+  alpha?: number
+  accumulate?: boolean
+  upperOnly?: boolean
+}
+
+function operand(rows: number, k: number, layout: GemmOperand['layout'], extra: number, seed: number) {
+  const [height, width] = layout === 'rows' ? [rows, k + extra] : [k, rows + extra]
+  return { tensor: native.tensorFrom(normals(seed, height * width), 'F32', [height, width]), layout }
+}
+
+const magnitudes = ({ tensor, layout }: GemmOperand) => ({
+  tensor: native.tensorFrom(tensor.toFloat32Array().map(Math.abs), 'F32', tensor.shape),
+  layout,
+})
+
+/** Largest error over Σ|a||b| (+ |c|); canaries around C must live. */
+async function worst({ m, n, k, layouts = ['rows', 'rows'], extra = 0, ...options }: Shape) {
+  const a = operand(m, k, layouts[0], extra, 1)
+  const b = operand(n, k, layouts[1], extra, 2)
+  const cols = n + extra
+  const initial = normals(3, m * cols).map((v, i) => (i % cols < n && options.accumulate ? v : CANARY))
+  const c = native.tensorFrom(initial, 'F32', [m, cols])
+  const exact = native.tensorFrom(initial, 'F32', [m, cols])
+  const sums = native.tensorFrom(new Float32Array(m * cols), 'F32', [m, cols])
+  const shape: GemmCase = { m, n, k, a, b, ...options }
+  await run(emulated!.device.multiply(c, shape))
+  await run(native.gemmCase(exact, { ...shape, upperOnly: false, reference: true }, 1))
+  await run(
+    native.gemmCase(
+      sums,
+      { m, n, k, a: magnitudes(a), b: magnitudes(b), alpha: Math.abs(options.alpha ?? 1), reference: true },
+      1,
+    ),
+  )
+  const [given, expected, bounds] = [c, exact, sums].map((t) => t.toFloat32Array())
+  let largest = 0
+  given!.forEach((value, i) => {
+    const [row, column] = [Math.floor(i / cols), i % cols]
+    if (column >= n) expect(value).toBe(CANARY)
+    if (column >= n || (options.upperOnly && column < row)) return
+    const bound = bounds![i]! + (options.accumulate ? Math.abs(initial[i]!) : 0)
+    const error = Math.abs(value - expected![i]!) / Math.max(bound, 1e-30)
+    if (!(error <= largest)) largest = error
+  })
+  return largest
+}
+
+// 2^-22 for the product of the small parts, 2^-23 for their rounding, 2^-24 for every sum's.
+const BOUND = 1e-6
+
+describe.skipIf(skip)('products on the emulated device', () => {
+  for (const a of LAYOUTS)
+    for (const b of LAYOUTS)
+      for (const extra of [0, 4, 1])
+        it(`are right for A by ${a}, B by ${b}, ${extra} columns more`, async () => {
+          for (const [m, n, k] of [
+            [64, 64, 16],
+            [68, 132, 36],
+            [1, 1, 1],
+            [7, 66, 50],
+            [65, 3, 17],
+          ] as const)
+            expect(await worst({ m, n, k, layouts: [a, b], extra })).toBeLessThan(BOUND)
+        })
+})
