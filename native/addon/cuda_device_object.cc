@@ -66,6 +66,7 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                       instanceGetter<&CudaDeviceObject::getUsedBytes>("usedBytes"),
                       instanceMethod<&CudaDeviceObject::packedMatrix>("packedMatrix"),
                       instanceMethod<&CudaDeviceObject::multiply>("multiply"),
+                      instanceMethod<&CudaDeviceObject::allocateBits>("allocateBits"),
                       instanceMethod<&CudaDeviceObject::dispose>("dispose")});
 }
 

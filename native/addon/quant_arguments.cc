@@ -63,6 +63,46 @@ QuantizeLinearOptions asQuantizeLinearOptions(const Napi::Value& value) {
   return options;
 }
 
+std::vector<double> asDoubles(const Napi::Value& value, const std::string& name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array)
+    throwInvalid(value.Env(), name, "a Float64Array", value);
+  const auto array = value.As<Napi::Float64Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
+TensorPtr asFloatMatrix(const Napi::Value& value, const std::string& name, size_t rows, size_t cols) {
+  auto tensor = asTensor(value, name);
+  if (tensor->dtype() != DType::F32 || tensor->shape().size() != 2 || tensor->cols() != cols ||
+      (rows > 0 && tensor->rows() != rows))
+    throw toError(value.Env(), Status::invalidArgument(name,
+                                                       "F32 [" + (rows ? std::to_string(rows) : "tokens") +
+                                                           ", " + std::to_string(cols) + "]",
+                                                       describeShape(*tensor)));
+  return tensor;
+}
+
+WeightArgument asGroupedWeight(const Napi::Value& weight, const Napi::Value& groupSize,
+                               const std::string& groupSizeName) {
+  auto tensor = asTensor(weight, "weight");
+  const size_t size = asSize(groupSize, groupSizeName, 1);
+  throwIfError(weight.Env(), checkGroupSize(size, tensor->cols()));
+  return {tensor, {tensor->cols(), size}};
+}
+
+AllocationStep asAllocationStep(const Napi::Value& weight, const Napi::Value& samples,
+                                const Napi::Value& salience, const Napi::Value& options) {
+  const auto object = asObject(options, "options");
+  const auto grouped = asGroupedWeight(weight, object.Get("groupSize"), "options.groupSize");
+  const AllocationStep step{grouped, asFloatMatrix(samples, "samples", 0, grouped.groups.cols),
+                            asDoubles(salience, "salience"), asBits(object.Get("bits"), "options.bits"),
+                            double(asSize(object.Get("sequences"), "options.sequences", 1))};
+  if (step.salience.size() != grouped.groups.count())
+    throw toError(weight.Env(), Status::invalidArgument(
+                                    "salience", std::to_string(grouped.groups.count()) + " values, one a group",
+                                    std::to_string(step.salience.size())));
+  return step;
+}
+
 Napi::Value toFloat64Array(Napi::Env env, const std::vector<double>& values) {
   auto array = Napi::Float64Array::New(env, values.size());
   std::copy(values.begin(), values.end(), array.Data());
@@ -92,6 +132,13 @@ Napi::Value toObject(Napi::Env env, const QuantizedLinear& result) {
   value.Set("salience", result.salience.empty() ? env.Null() : toFloat64Array(env, result.salience));
   value.Set("objective", toFloat64Array(env, result.objective));
   value.Set("seconds", seconds);
+  return value;
+}
+
+Napi::Value toObject(Napi::Env env, const BitAllocation& allocation) {
+  auto value = Napi::Object::New(env);
+  value.Set("groupBits", toUint8Array(env, allocation.groupBits));
+  value.Set("kl", toFloat64Array(env, allocation.kl));
   return value;
 }
 

@@ -14,39 +14,6 @@
 namespace slim::addon {
 namespace {
 
-std::vector<double> asDoubles(const Napi::Value& value, const std::string& name) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array)
-    throwInvalid(value.Env(), name, "a Float64Array", value);
-  const auto array = value.As<Napi::Float64Array>();
-  return {array.Data(), array.Data() + array.ElementLength()};
-}
-
-// F32 [rows, cols]; rows 0: any number.
-TensorPtr asFloatMatrix(const Napi::Value& value, const std::string& name, size_t rows, size_t cols) {
-  auto tensor = asTensor(value, name);
-  if (tensor->dtype() != DType::F32 || tensor->shape().size() != 2 || tensor->cols() != cols ||
-      (rows > 0 && tensor->rows() != rows))
-    throw toError(value.Env(), Status::invalidArgument(name,
-                                                       "F32 [" + (rows ? std::to_string(rows) : "tokens") +
-                                                           ", " + std::to_string(cols) + "]",
-                                                       describeShape(*tensor)));
-  return tensor;
-}
-
-// A weight and the groups that it is cut into.
-struct WeightArgument {
-  TensorPtr tensor;
-  Groups groups;
-};
-
-WeightArgument asGroupedWeight(const Napi::Value& weight, const Napi::Value& groupSize,
-                               const std::string& groupSizeName) {
-  auto tensor = asTensor(weight, "weight");
-  const size_t size = asSize(groupSize, groupSizeName, 1);
-  throwIfError(weight.Env(), checkGroupSize(size, tensor->cols()));
-  return {tensor, {tensor->cols(), size}};
-}
-
 // quantizeLinear(weight, hessian, options, threads): NativeJob<QuantizedLinear>
 Napi::Value quantizeLinearStep(const Napi::CallbackInfo& info) {
   auto weight = asTensor(info[0], "weight");
@@ -116,34 +83,19 @@ Napi::Value inverseFactorStep(const Napi::CallbackInfo& info) {
 
 // allocateBits(weight, samples, salience, { bits, groupSize, sequences }, threads)
 Napi::Value allocateBitsStep(const Napi::CallbackInfo& info) {
-  const auto env = info.Env();
-  const auto options = asObject(info[3], "options");
-  const auto weight = asGroupedWeight(info[0], options.Get("groupSize"), "options.groupSize");
-  auto x = asFloatMatrix(info[1], "samples", 0, weight.groups.cols);
-  const auto salience = asDoubles(info[2], "salience");
-  const int bits = asBits(options.Get("bits"), "options.bits");
-  const size_t sequences = asSize(options.Get("sequences"), "options.sequences", 1);
+  const auto step = asAllocationStep(info[0], info[1], info[2], info[3]);
   auto pool = asThreads(info[4]);
-  if (salience.size() != weight.groups.count())
-    throw toError(env, Status::invalidArgument("salience",
-                                               std::to_string(weight.groups.count()) + " values, one a group",
-                                               std::to_string(salience.size())));
   auto allocation = std::make_shared<BitAllocation>();
   return startJob(
-      env,
+      info.Env(),
       [=](const CancelFlag& cancelled) {
         std::vector<float> w;
-        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, cancelled, w));
-        return allocateBits({w.data(), w.size() / weight.groups.cols, weight.groups},
-                            {x->as<float>(), x->rows(), double(sequences)}, salience, bits, *pool, cancelled,
-                            *allocation);
+        SLIM_RETURN_IF_ERROR(loadWeight(*step.weight.tensor, *pool, cancelled, w));
+        return allocateBits({w.data(), w.size() / step.weight.groups.cols, step.weight.groups},
+                            {step.samples->as<float>(), step.samples->rows(), step.sequences}, step.salience,
+                            step.bits, *pool, cancelled, *allocation);
       },
-      [=](Napi::Env e) {
-        auto value = Napi::Object::New(e);
-        value.Set("groupBits", toUint8Array(e, allocation->groupBits));
-        value.Set("kl", toFloat64Array(e, allocation->kl));
-        return value;
-      });
+      [=](Napi::Env e) { return toObject(e, *allocation); });
 }
 
 // groupErrors(weight, hessian, rows, { groupSize, quantizer, mostBits }, threads): NativeJob<Float64Array>

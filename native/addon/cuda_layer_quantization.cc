@@ -1,0 +1,32 @@
+// The quantization of whole layers on a device, as methods of CudaDevice.
+#include "addon/arguments.h"
+#include "addon/cuda_object.h"
+#include "addon/quant_arguments.h"
+#include "cuda/bit_allocation.h"
+
+namespace slim::addon {
+
+// allocateBits(weight, samples, salience, { bits, groupSize, sequences }, threads)
+Napi::Value CudaDeviceObject::allocateBits(const Napi::CallbackInfo& info) {
+  auto device = this->device(info);
+  const auto step = asAllocationStep(info[0], info[1], info[2], info[3]);
+  auto pool = asThreads(info[4]);
+  auto allocation = std::make_shared<BitAllocation>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag& cancelled) {
+        std::vector<float> w;
+        SLIM_RETURN_IF_ERROR(loadWeight(*step.weight.tensor, *pool, cancelled, w));
+        const auto lock = device->use();
+        cuda::DeviceBuffer<float> weight, samples;
+        SLIM_RETURN_IF_ERROR(device->upload(w.data(), w.size(), "weight", weight));
+        SLIM_RETURN_IF_ERROR(
+            device->upload(step.samples->as<float>(), step.samples->elements(), "samples", samples));
+        return cuda::allocateBits(*device, weight.address(), w.size() / step.weight.groups.cols,
+                                  step.weight.groups, {samples.address(), step.samples->rows(), step.sequences},
+                                  step.salience, step.bits, cancelled, *allocation);
+      },
+      [=](Napi::Env e) { return toObject(e, *allocation); });
+}
+
+}  // namespace slim::addon
