@@ -60,6 +60,8 @@
       "native/cuda/memory.cc",
       "native/cuda/multiply.cc",
       "native/cuda/packed_linear.cc",
+      "native/cuda/quantize_linear.cc",
+      "native/cuda/refinement.cc",
       "native/cuda/salience.cc",
       "native/cuda/unit_packing.cc",
       "native/decoder/activation.cc",

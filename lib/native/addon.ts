@@ -440,6 +440,8 @@ export interface NativeCudaDevice {
   packedMatrix(matrix: NativePackedMatrix, threads: number): NativeJob<NativeCudaPackedMatrix>
   /** Internal to tests and benchmarks: the float32 product of host tensors with all its options, into c. */
   multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
+  /** As addon().quantizeLinear, with a Hessian of this device. */
+  quantizeLinear: NativeAddon['quantizeLinear']
   /** Internal to tests: as addon().allocateBits. */
   allocateBits: NativeAddon['allocateBits']
   /** The device's memory is given back when what lies on it is disposed, too. */

@@ -67,6 +67,7 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                       instanceMethod<&CudaDeviceObject::packedMatrix>("packedMatrix"),
                       instanceMethod<&CudaDeviceObject::multiply>("multiply"),
                       instanceMethod<&CudaDeviceObject::allocateBits>("allocateBits"),
+                      instanceMethod<&CudaDeviceObject::quantizeLinear>("quantizeLinear"),
                       instanceMethod<&CudaDeviceObject::dispose>("dispose")});
 }
 

@@ -2,7 +2,9 @@
 #include "addon/arguments.h"
 #include "addon/cuda_object.h"
 #include "addon/quant_arguments.h"
+#include "addon/cuda_hessian_object.h"
 #include "cuda/bit_allocation.h"
+#include "cuda/quantize_linear.h"
 
 namespace slim::addon {
 
@@ -27,6 +29,24 @@ Napi::Value CudaDeviceObject::allocateBits(const Napi::CallbackInfo& info) {
                                   step.salience, step.bits, cancelled, *allocation);
       },
       [=](Napi::Env e) { return toObject(e, *allocation); });
+}
+
+// quantizeLinear(weight, hessian, options, threads): NativeJob<QuantizedLinear>
+Napi::Value CudaDeviceObject::quantizeLinear(const Napi::CallbackInfo& info) {
+  const auto device = this->device(info);
+  auto weight = asTensor(info[0], "weight");
+  auto hessian = CudaHessianObject::get(info[1]);
+  if (!hessian || hessian->device() != device)
+    throwInvalid(info.Env(), "hessian", "a Hessian of this device that is not disposed", info[1]);
+  const QuantizeLinearOptions options = asQuantizeLinearOptions(info[2]);
+  auto pool = asThreads(info[3]);
+  auto result = std::make_shared<QuantizedLinear>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag& cancelled) {
+        return cuda::quantizeLinear(*weight, *hessian, options, *pool, cancelled, *result);
+      },
+      [=](Napi::Env e) { return toObject(e, *result); });
 }
 
 }  // namespace slim::addon

@@ -21,7 +21,8 @@ class CudaDeviceObject : public NativeObject<CudaDeviceObject> {
   Napi::Value getUsedBytes(const Napi::CallbackInfo& info);
   Napi::Value packedMatrix(const Napi::CallbackInfo& info);
   Napi::Value multiply(const Napi::CallbackInfo& info);  // cuda_linear_algebra.cc
-  Napi::Value allocateBits(const Napi::CallbackInfo& info);  // cuda_layer_quantization.cc
+  Napi::Value allocateBits(const Napi::CallbackInfo& info);  // cuda_layer_quantization.cc, as quantizeLinear
+  Napi::Value quantizeLinear(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<cuda::Device> device(const Napi::CallbackInfo& info) const;
 

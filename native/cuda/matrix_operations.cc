@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cuda/kernels/linear_algebra_arguments.h"
 #include "cuda/kernels/matrix_arguments.h"
 
 namespace slim::cuda {
@@ -16,13 +17,12 @@ unsigned ctasOf(size_t count, size_t most) {
 
 }  // namespace
 
-Status addScaled(Device& device, size_t count, float alpha, DeviceAddress x, float beta, DeviceAddress y) {
+Status addScaled(Device& device, size_t count, float alpha, DeviceAddress x, DeviceAddress y) {
   AddScaledArguments a{};
   a.x = addressOf<const float>(x);
   a.y = addressOf<float>(y);
   a.count = count;
   a.alpha = alpha;
-  a.beta = beta;
   return device.launch("addScaled", {.gridX = ctasOf(count, 1 << 20), .threads = kThreads}, a,
                        std::to_string(count) + " elements");
 }
@@ -56,13 +56,13 @@ Status clearColumns(Device& device, DeviceAddress w, size_t rows, const std::vec
 Status innerProduct(Device& device, size_t rows, size_t cols, DeviceAddress a, DeviceAddress b, double& out) {
   DeviceBuffer<double> sums;
   SLIM_RETURN_IF_ERROR(device.allocate(rows, "sums of rows", sums));
-  RowProductsArguments arguments{};
+  RowDotsArguments arguments{};
   arguments.a = addressOf<const float>(a);
   arguments.b = addressOf<const float>(b);
   arguments.out = addressOf<double>(sums.address());
-  arguments.columns = cols;
+  arguments.width = uint32_t(cols);
   SLIM_RETURN_IF_ERROR(
-      device.launch("rowProducts", {.gridX = unsigned(rows), .threads = kThreads}, arguments,
+      device.launch("rowDots", {.gridX = unsigned(rows), .threads = kThreads}, arguments,
                     std::string("[") + std::to_string(rows) + ", " + std::to_string(cols) + "]"));
   std::vector<double> host(rows);
   SLIM_RETURN_IF_ERROR(device.copyToHost(host.data(), sums.address(), sums.bytes()));

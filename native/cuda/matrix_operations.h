@@ -6,8 +6,8 @@
 
 namespace slim::cuda {
 
-/// y = alpha · x + beta · y.
-Status addScaled(Device& device, size_t count, float alpha, DeviceAddress x, float beta, DeviceAddress y);
+/// y += alpha · x.
+Status addScaled(Device& device, size_t count, float alpha, DeviceAddress x, DeviceAddress y);
 /// h [size, size] += value · I.
 Status addToDiagonal(Device& device, DeviceAddress h, size_t size, float value);
 /// Zeros in the columns of w [rows, flags.size()] that are flagged.

@@ -95,7 +95,7 @@ class LayerQuantization {
                                   {.alpha = float(options_.inputDriftWeight)}));
     if (states.count() == a.count())
       SLIM_RETURN_IF_ERROR(
-          addScaled(device_, a.count(), float(options_.stateDriftWeight), states.address(), 1, a.address()));
+          addScaled(device_, a.count(), float(options_.stateDriftWeight), states.address(), a.address()));
     const DeviceAddress u = factor_->upper.address();
     SLIM_RETURN_IF_ERROR(multiply(device_, rows_, n, n, DeviceOperand::rowMajor(a.address(), n),
                                   DeviceOperand::rowMajor(u, n), b.address(), n));
@@ -147,20 +147,20 @@ class LayerQuantization {
 
 }  // namespace
 
-Status quantizeLinear(const std::shared_ptr<Device>& device, const Tensor& weight, DeviceHessian& hessian,
+Status quantizeLinear(const Tensor& weight, DeviceHessian& hessian,
                       const QuantizeLinearOptions& options, ThreadPool& pool, const CancelFlag& cancelled,
                       QuantizedLinear& out) {
   const Groups groups{weight.cols(), options.groupSize};
   {
-    const auto lock = device->use();
+    const auto lock = hessian.device()->use();
     SLIM_RETURN_IF_ERROR(checkHessian(hessian.size(), hessian.sequences(), weight.cols()));
   }
   SLIM_RETURN_IF_ERROR(startingBits(options, groups, out.groupBits));
   SLIM_RETURN_IF_ERROR(checkDeviceGroupSize(groups));
   std::vector<float> w;
   SLIM_RETURN_IF_ERROR(loadWeight(weight, pool, cancelled, w));
-  const auto lock = device->use();
-  return LayerQuantization(*device, weight.rows(), groups, hessian, options, cancelled, out).run(w);
+  const auto lock = hessian.device()->use();
+  return LayerQuantization(*hessian.device(), weight.rows(), groups, hessian, options, cancelled, out).run(w);
 }
 
 }  // namespace slim::cuda

@@ -5,11 +5,9 @@
 
 namespace slim::cuda {
 
-/// As slim::quantizeLinear; the Hessian lies on `device`. What the phases' seconds count is over when they
-/// are read; those of quantization with compensation are not told apart from fitting, and count as
-/// compensation. The caller does not hold device->use().
-Status quantizeLinear(const std::shared_ptr<Device>& device, const Tensor& weight, DeviceHessian& hessian,
-                      const QuantizeLinearOptions& options, ThreadPool& pool, const CancelFlag& cancelled,
-                      QuantizedLinear& out);
+/// As slim::quantizeLinear, on the Hessian's device. Seconds of a phase end when its work has; those of GPTQ
+/// count as compensation, fits included. The caller does not hold device.use().
+Status quantizeLinear(const Tensor& weight, DeviceHessian& hessian, const QuantizeLinearOptions& options,
+                      ThreadPool& pool, const CancelFlag& cancelled, QuantizedLinear& out);
 
 }  // namespace slim::cuda

@@ -4,6 +4,7 @@
 
 #include "cuda/kernels/refinement_arguments.h"
 #include "cuda/matrix_operations.h"
+#include "cuda/matrix_rows.h"
 #include "cuda/multiply.h"
 #include "quant/groups.h"
 
@@ -33,7 +34,8 @@ class Refiner {
     changeStride_ = std::min(cols_, lazyGroups_ * codes_.groupSize);
     SLIM_RETURN_IF_ERROR(device_.allocate(rows_ * changeStride_, "changes of weights", changes_));
     SLIM_RETURN_IF_ERROR(dequantize(device_, codes_, error_.address()));
-    SLIM_RETURN_IF_ERROR(addScaled(device_, count, 1, w, -1, error_.address()));
+    const DeviceRows error{error_.address(), cols_};
+    SLIM_RETURN_IF_ERROR(copyRows(device_, rows_, cols_, {w, cols_}, error, error));
     return multiply(device_, rows_, cols_, cols_, DeviceOperand::rowMajor(error_.address(), cols_),
                     DeviceOperand::rowMajor(h_, cols_), gradient_.address(), cols_);
   }

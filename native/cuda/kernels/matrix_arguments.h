@@ -4,19 +4,12 @@
 
 namespace slim::cuda {
 
-/// rowProducts: out [rows] = Σ_j a_rj · b_rj in float64.
-struct RowProductsArguments {
-  Address<const float> a, b;  // [rows, columns]
-  Address<double> out;
-  uint64_t columns;
-};
-
-/// addScaled: y = alpha · x + beta · y.
+/// addScaled: y += alpha · x.
 struct AddScaledArguments {
   Address<const float> x;
   Address<float> y;
   uint64_t count;
-  float alpha, beta;
+  float alpha;
 };
 
 /// addToDiagonal: h [size, size] += value · I.
