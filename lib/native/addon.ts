@@ -467,6 +467,10 @@ export interface NativeCudaDevice {
   ): NativeCudaStates
   /** The block for calibration. Its layers are copied to the device when a pass first runs them. */
   calibrationBlock(block: NativeDecoderBlock, threads: number): NativeJob<NativeCudaCalibrationBlock>
+  /** As addon().quantizeLinear, with a Hessian of this device. */
+  quantizeLinear: NativeAddon['quantizeLinear']
+  /** Internal to tests: as addon().allocateBits. */
+  allocateBits: NativeAddon['allocateBits']
   /** The device's memory is given back when what lies on it is disposed, too. */
   dispose(): void
 }

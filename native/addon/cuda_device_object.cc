@@ -70,6 +70,8 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                       instanceMethod<&CudaDeviceObject::multiply>("multiply"),
                       instanceMethod<&CudaDeviceObject::states>("states"),
                       instanceMethod<&CudaDeviceObject::calibrationBlock>("calibrationBlock"),
+                      instanceMethod<&CudaDeviceObject::allocateBits>("allocateBits"),
+                      instanceMethod<&CudaDeviceObject::quantizeLinear>("quantizeLinear"),
                       instanceMethod<&CudaDeviceObject::inverseFactor>("inverseFactor"),
                       instanceMethod<&CudaDeviceObject::relativeOutputError>("relativeOutputError"),
                       instanceMethod<&CudaDeviceObject::dispose>("dispose")});

@@ -6,6 +6,7 @@
 #include "addon/arguments.h"
 #include "addon/hessian_object.h"
 #include "addon/packed_object.h"
+#include "addon/quant_arguments.h"
 #include "quant/group_errors.h"
 #include "quant/quantize_linear.h"
 #include "quant/salience.h"
@@ -13,137 +14,19 @@
 namespace slim::addon {
 namespace {
 
-std::vector<uint8_t> asGroupBits(const Napi::Value& value, const std::string& name) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
-    throwInvalid(value.Env(), name, "a Uint8Array with the bits of every group", value);
-  const auto array = value.As<Napi::Uint8Array>();
-  return {array.Data(), array.Data() + array.ElementLength()};
-}
-
-std::vector<double> asDoubles(const Napi::Value& value, const std::string& name) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array)
-    throwInvalid(value.Env(), name, "a Float64Array", value);
-  const auto array = value.As<Napi::Float64Array>();
-  return {array.Data(), array.Data() + array.ElementLength()};
-}
-
-int asBits(const Napi::Value& value, const std::string& name) {
-  const size_t bits = asSize(value, name, 1);
-  if (bits > 8) throwInvalid(value.Env(), name, "1 to 8 bits", value);
-  return int(bits);
-}
-
-Quantizer asQuantizer(const Napi::Value& value, const std::string& name) {
-  const std::string quantizer = value.IsString() ? asString(value, name) : "";
-  if (quantizer != "minmax" && quantizer != "sqc" && quantizer != "wide")
-    throwInvalid(value.Env(), name, "\"minmax\", \"sqc\" or \"wide\"", value);
-  return quantizer == "minmax" ? Quantizer::MinMax : quantizer == "sqc" ? Quantizer::Sqc : Quantizer::Wide;
-}
-
-Napi::Value toFloat64Array(Napi::Env env, const std::vector<double>& values) {
-  auto array = Napi::Float64Array::New(env, values.size());
-  std::copy(values.begin(), values.end(), array.Data());
-  return array;
-}
-
-Napi::Value toUint8Array(Napi::Env env, const std::vector<uint8_t>& values) {
-  auto array = Napi::Uint8Array::New(env, values.size());
-  std::copy(values.begin(), values.end(), array.Data());
-  return array;
-}
-
-// F32 [rows, cols]; rows 0: any number.
-TensorPtr asFloatMatrix(const Napi::Value& value, const std::string& name, size_t rows, size_t cols) {
-  auto tensor = asTensor(value, name);
-  if (tensor->dtype() != DType::F32 || tensor->shape().size() != 2 || tensor->cols() != cols ||
-      (rows > 0 && tensor->rows() != rows))
-    throw toError(value.Env(), Status::invalidArgument(name,
-                                                       "F32 [" + (rows ? std::to_string(rows) : "tokens") +
-                                                           ", " + std::to_string(cols) + "]",
-                                                       describeShape(*tensor)));
-  return tensor;
-}
-
-// A weight and the groups that it is cut into.
-struct WeightArgument {
-  TensorPtr tensor;
-  Groups groups;
-};
-
-WeightArgument asGroupedWeight(const Napi::Value& weight, const Napi::Value& groupSize,
-                               const std::string& groupSizeName) {
-  auto tensor = asTensor(weight, "weight");
-  const size_t size = asSize(groupSize, groupSizeName, 1);
-  throwIfError(weight.Env(), checkGroupSize(size, tensor->cols()));
-  return {tensor, {tensor->cols(), size}};
-}
-
 // quantizeLinear(weight, hessian, options, threads): NativeJob<QuantizedLinear>
 Napi::Value quantizeLinearStep(const Napi::CallbackInfo& info) {
-  const auto env = info.Env();
   auto weight = asTensor(info[0], "weight");
   auto hessian = asHessian(info[1], "hessian");
-  const auto object = asObject(info[2], "options");
+  const QuantizeLinearOptions options = asQuantizeLinearOptions(info[2]);
   auto pool = asThreads(info[3]);
-  QuantizeLinearOptions options;
-  options.bits = asBits(object.Get("bits"), "options.bits");
-  options.groupSize = asSize(object.Get("groupSize"), "options.groupSize", 1);
-  options.quantizer = asQuantizer(object.Get("quantizer"), "options.quantizer");
-  const auto allocation = object.Get("allocation"), compensation = object.Get("compensation");
-  if (allocation.IsString()) {
-    const std::string name = asString(allocation, "options.allocation");
-    if (name != "uniform" && name != "sba")
-      throwInvalid(env, "options.allocation", "\"uniform\", \"sba\" or a Uint8Array", allocation);
-    using Allocation = QuantizeLinearOptions::Allocation;
-    options.allocation = name == "sba" ? Allocation::Sba : Allocation::Uniform;
-  } else {
-    options.allocation = QuantizeLinearOptions::Allocation::Given;
-    options.groupBits = asGroupBits(allocation, "options.allocation");
-  }
-  const std::string compensationName =
-      compensation.IsString() ? asString(compensation, "options.compensation") : "";
-  if (compensationName != "none" && compensationName != "gptq")
-    throwInvalid(env, "options.compensation", "\"none\" or \"gptq\"", compensation);
-  options.compensate = compensationName == "gptq";
-  if (!object.Get("sweeps").IsUndefined())
-    options.refinement.sweeps = int(asSize(object.Get("sweeps"), "options.sweeps", 0));
-  if (options.refinement.sweeps > 0 && !options.compensate)
-    throwInvalid(env, "options.sweeps", "0 without compensation", object.Get("sweeps"));
-  const auto readWeight = [&](const char* key, double& weight) {
-    const Napi::Value given = object.Get(key);
-    const std::string name = std::string("options.") + key;
-    if (!given.IsUndefined()) weight = asNumber(given, name);
-    if (!(weight >= 0 && weight <= 1)) throwInvalid(env, name, "0 to 1", given);
-    if (weight > 0 && !options.compensate) throwInvalid(env, name, "0 without compensation", given);
-  };
-  readWeight("inputDriftWeight", options.inputDriftWeight);
-  readWeight("stateDriftWeight", options.stateDriftWeight);
-
   auto result = std::make_shared<QuantizedLinear>();
   return startJob(
-      env,
+      info.Env(),
       [=](const CancelFlag& cancelled) {
         return quantizeLinear(*weight, *hessian, options, *pool, cancelled, *result);
       },
-      [=](Napi::Env e) {
-        auto seconds = Napi::Object::New(e);
-        seconds.Set("factor", result->factorSeconds);
-        seconds.Set("allocation", result->allocationSeconds);
-        seconds.Set("quantizer", result->seconds.quantizer);
-        seconds.Set("compensation", result->seconds.compensation);
-        seconds.Set("refinement", result->refinementSeconds);
-        auto value = Napi::Object::New(e);
-        value.Set("packed", PackedObject::wrap(e, result->packed));
-        value.Set("groupBits", toUint8Array(e, result->groupBits));
-        value.Set("relativeError", result->relativeError);
-        value.Set("damping", result->damping);
-        value.Set("salienceDamping", result->salienceDamping);
-        value.Set("kl", result->kl.empty() ? e.Null() : toFloat64Array(e, result->kl));
-        value.Set("salience", result->salience.empty() ? e.Null() : toFloat64Array(e, result->salience));
-        value.Set("objective", toFloat64Array(e, result->objective));
-        value.Set("seconds", seconds);
-        return value;
-      });
+      [=](Napi::Env e) { return toObject(e, *result); });
 }
 
 // groupSalience(weight, hessian, groupSize, threads): NativeJob<Float64Array>
@@ -200,34 +83,19 @@ Napi::Value inverseFactorStep(const Napi::CallbackInfo& info) {
 
 // allocateBits(weight, samples, salience, { bits, groupSize, sequences }, threads)
 Napi::Value allocateBitsStep(const Napi::CallbackInfo& info) {
-  const auto env = info.Env();
-  const auto options = asObject(info[3], "options");
-  const auto weight = asGroupedWeight(info[0], options.Get("groupSize"), "options.groupSize");
-  auto x = asFloatMatrix(info[1], "samples", 0, weight.groups.cols);
-  const auto salience = asDoubles(info[2], "salience");
-  const int bits = asBits(options.Get("bits"), "options.bits");
-  const size_t sequences = asSize(options.Get("sequences"), "options.sequences", 1);
+  const auto step = asAllocationStep(info[0], info[1], info[2], info[3]);
   auto pool = asThreads(info[4]);
-  if (salience.size() != weight.groups.count())
-    throw toError(env, Status::invalidArgument("salience",
-                                               std::to_string(weight.groups.count()) + " values, one a group",
-                                               std::to_string(salience.size())));
   auto allocation = std::make_shared<BitAllocation>();
   return startJob(
-      env,
+      info.Env(),
       [=](const CancelFlag& cancelled) {
         std::vector<float> w;
-        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, cancelled, w));
-        return allocateBits({w.data(), w.size() / weight.groups.cols, weight.groups},
-                            {x->as<float>(), x->rows(), double(sequences)}, salience, bits, *pool, cancelled,
-                            *allocation);
+        SLIM_RETURN_IF_ERROR(loadWeight(*step.weight.tensor, *pool, cancelled, w));
+        return allocateBits({w.data(), w.size() / step.weight.groups.cols, step.weight.groups},
+                            {step.samples->as<float>(), step.samples->rows(), step.sequences}, step.salience,
+                            step.bits, *pool, cancelled, *allocation);
       },
-      [=](Napi::Env e) {
-        auto value = Napi::Object::New(e);
-        value.Set("groupBits", toUint8Array(e, allocation->groupBits));
-        value.Set("kl", toFloat64Array(e, allocation->kl));
-        return value;
-      });
+      [=](Napi::Env e) { return toObject(e, *allocation); });
 }
 
 // groupErrors(weight, hessian, rows, { groupSize, quantizer, mostBits }, threads): NativeJob<Float64Array>
@@ -255,7 +123,7 @@ Napi::Value groupErrorsStep(const Napi::CallbackInfo& info) {
       [=](const CancelFlag& cancelled) {
         const auto reading = hessian->reading();
         const size_t cols = weight.groups.cols;
-        SLIM_RETURN_IF_ERROR(checkHessian(*hessian, cols));
+        SLIM_RETURN_IF_ERROR(checkHessian(hessian->size(), hessian->sequences(), cols));
         std::vector<float> w;
         SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, cancelled, w));
         clearDeadChannels(w, hessian->deadChannels());

@@ -5,12 +5,13 @@
 static_assert(kSearchNorm == 2.4f);
 inline Vector powSearchNorm(Vector e) {
   const Vector square = fma(e, e, broadcast(0x1p-100f)), t = mantissa(square) - 1.0f;
-  Vector y = broadcast(-0.026457449421286583f);  // log2(1 + t) / t: minimax, absolute error 2.1e-6
-  y = fma(y, t, broadcast(0.12345149368047714f));
-  y = fma(y, t, broadcast(-0.2795381546020508f));
-  y = fma(y, t, broadcast(0.458270788192749f));
-  y = fma(y, t, broadcast(-0.7182819247245789f));
-  y = fma(y, t, broadcast(1.4425530433654785f));
+  using P = Log2Polynomial;
+  Vector y = broadcast(P::k5);
+  y = fma(y, t, broadcast(P::k4));
+  y = fma(y, t, broadcast(P::k3));
+  y = fma(y, t, broadcast(P::k2));
+  y = fma(y, t, broadcast(P::k1));
+  y = fma(y, t, broadcast(P::k0));
   const Vector log = fma(y, t, exponent(square)), share = broadcast(0.2f);
   const Vector rounder = broadcast(kRounder), rounded = fma(log, share, rounder);
   const Vector root = exp2Fraction(fma(log, share, rounder - rounded));
@@ -22,7 +23,7 @@ void searchScale(const float* weights, size_t width, const float* lo, const floa
   for (size_t r = 0; r < kLanes; r += kVectorLanes) {
     const Vector low = load(lo + r), high = load(hi + r), rounder = broadcast(kRounder);
     Vector least = broadcast(kInfinity), bestScale{}, bestZero{};
-    for (const float p : searchFactors()) {
+    for (const float p : kSearchFactors) {
       const Vector s = (p * high - p * low) / float(maxCode);
       // Levels stand on top of kRounder, whose addition rounds them: the least is −zero.
       const Vector lowest = p * low / s + rounder, highest = lowest + float(maxCode);

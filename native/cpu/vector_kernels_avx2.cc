@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/polynomials.h"
 #include "decoder/kernels.h"
 #include "decoder/key_values.h"
 #include "quant/refinement.h"

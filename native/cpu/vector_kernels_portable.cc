@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/half.h"
+#include "core/polynomials.h"
 #include "decoder/kernels.h"
 #include "decoder/key_values.h"
 #include "quant/refinement.h"

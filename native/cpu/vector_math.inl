@@ -16,14 +16,15 @@ inline Vector smaller(Vector a, Vector b) { return a < b ? a : b; }
 constexpr float kRounder =
     12582912.0f;  // 1.5 · 2^23: adding it rounds, and leaves n in the low bits of the sum
 
-// 2^f for |f| ≤ ½: a minimax fit of (2^f − 1) / f, so that 2^0 = 1; relative error 8e-8.
+// 2^f for |f| ≤ ½.
 inline Vector exp2Fraction(Vector f) {
-  Vector p = broadcast(0.00015594677824992687f);
-  p = fma(p, f, broadcast(0.0013406643411144614f));
-  p = fma(p, f, broadcast(0.009617692790925503f));
-  p = fma(p, f, broadcast(0.055503103882074356f));
-  p = fma(p, f, broadcast(0.24022652208805084f));
-  p = fma(p, f, broadcast(0.6931472420692444f));
+  using P = Exp2Polynomial;
+  Vector p = broadcast(P::k5);
+  p = fma(p, f, broadcast(P::k4));
+  p = fma(p, f, broadcast(P::k3));
+  p = fma(p, f, broadcast(P::k2));
+  p = fma(p, f, broadcast(P::k1));
+  p = fma(p, f, broadcast(P::k0));
   return fma(p, f, broadcast(1.0f));
 }
 

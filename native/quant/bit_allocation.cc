@@ -1,6 +1,6 @@
 #include "quant/bit_allocation.h"
 
-#include <limits>
+#include <algorithm>
 #include <numeric>
 
 #include "cpu/gemm.h"
@@ -47,31 +47,59 @@ struct Step {
 
 }  // namespace
 
+AllocationSearch::AllocationSearch(const std::vector<double>& salience, int bits)
+    : bits_(bits), order_(salience.size()) {
+  std::iota(order_.begin(), order_.end(), 0);
+  std::stable_sort(order_.begin(), order_.end(),
+                   [&](size_t a, size_t b) { return salience[a] < salience[b]; });
+  candidates_ = salience.size() < 4 || bits == 1 || bits == 8 ? 0 : salience.size() / 2 - 1;
+}
+
+Status AllocationSearch::check(size_t tokens) const {
+  if (candidates_ == 0 || tokens > 0) return Status::success();
+  return Status::invalidArgument("samples", "calibration inputs kept for the KL of the bit allocation",
+                                 "none", "Make the Hessian with keepEvery of 1 or more");
+}
+
+void AllocationSearch::choose(const std::vector<double>& divergences, double sequences,
+                              BitAllocation& out) const {
+  out.groupBits.assign(order_.size(), uint8_t(bits_));
+  out.kl.clear();
+  if (candidates_ == 0) return;
+  const size_t tokens = divergences.size() / candidates_;
+  size_t best = 0;
+  for (size_t i = 0; i < candidates_; ++i) {
+    const double* perToken = divergences.data() + i * tokens;
+    out.kl.push_back(std::accumulate(perToken, perToken + tokens, 0.0) / sequences);
+    if (out.kl[i] < out.kl[best]) best = i;
+  }
+  for (size_t i = 0; i <= best; ++i) {
+    out.groupBits[low(i)] = uint8_t(bits_ - 1);
+    out.groupBits[high(i)] = uint8_t(bits_ + 1);
+  }
+}
+
 Status allocateBits(const GroupedWeight& weight, const Samples& samples, const std::vector<double>& salience,
                     int bits, ThreadPool& pool, const CancelFlag& cancelled, BitAllocation& out) {
   const Groups& groups = weight.groups;
   const size_t n = groups.count(), rows = weight.rows, cols = weight.cols();
-  out.groupBits.assign(n, uint8_t(bits));
-  out.kl.clear();
-  if (n / 2 < 2 || bits == 1 || bits == 8) return Status::success();
-  if (samples.tokens == 0)
-    return Status::invalidArgument("samples", "calibration inputs kept for the KL of the bit allocation",
-                                   "none", "Make the Hessian with keepEvery of 1 or more");
-
-  std::vector<size_t> order(n);  // by salience, the first of equals first
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return salience[a] < salience[b]; });
-  const size_t candidates = n / 2 - 1;
+  const AllocationSearch search(salience, bits);
+  const size_t candidates = search.candidates();
+  SLIM_RETURN_IF_ERROR(search.check(samples.tokens));
+  if (candidates == 0) {
+    search.choose({}, samples.sequences, out);
+    return Status::success();
+  }
 
   // The first candidate's weights, and the steps to the others.
   std::vector<float> first(rows * cols);
   for (size_t g = 0; g < n; ++g) {
-    const int width = g == order[0] ? bits - 1 : g == order[n - 1] ? bits + 1 : bits;
+    const int width = g == search.low(0) ? bits - 1 : g == search.high(0) ? bits + 1 : bits;
     addRounded(weight, g, width, 1, pool, first.data() + groups.begin(g), cols);
   }
   std::vector<Step> steps;
   for (size_t i = 1; i < candidates; ++i) {
-    Step step{order[i], order[n - 1 - i], {}};
+    Step step{search.low(i), search.high(i), {}};
     const size_t lowWidth = groups.width(step.low), width = lowWidth + groups.width(step.high);
     step.difference.resize(rows * width);
     addRounded(weight, step.low, bits - 1, 1, pool, step.difference.data(), width);
@@ -117,16 +145,7 @@ Status allocateBits(const GroupedWeight& weight, const Samples& samples, const s
     }
   }
 
-  size_t best = 0;
-  for (size_t i = 0; i < candidates; ++i) {
-    const double* perToken = divergence.data() + i * samples.tokens;
-    out.kl.push_back(std::accumulate(perToken, perToken + samples.tokens, 0.0) / samples.sequences);
-    if (out.kl[i] < out.kl[best]) best = i;
-  }
-  for (size_t i = 0; i <= best; ++i) {
-    out.groupBits[order[i]] = uint8_t(bits - 1);
-    out.groupBits[order[n - 1 - i]] = uint8_t(bits + 1);
-  }
+  search.choose(divergence, samples.sequences, out);
   return Status::success();
 }
 

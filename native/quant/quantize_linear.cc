@@ -32,13 +32,24 @@ Status checkGroupBits(const std::vector<uint8_t>& groupBits, const Groups& group
   return Status::success();
 }
 
-Status checkHessian(const Hessian& hessian, size_t cols) {
-  if (hessian.size() != cols)
+Status checkHessian(size_t channels, size_t sequences, size_t cols) {
+  if (channels != cols)
     return Status::invalidArgument("hessian",
                                    "a Hessian of the weight's " + std::to_string(cols) + " input channels",
-                                   std::to_string(hessian.size()));
-  if (hessian.sequences() == 0)
+                                   std::to_string(channels));
+  if (sequences == 0)
     return Status::invalidArgument("hessian", "a Hessian with calibration inputs", "an empty one");
+  return Status::success();
+}
+
+Status startingBits(const QuantizeLinearOptions& options, const Groups& groups, std::vector<uint8_t>& out) {
+  SLIM_RETURN_IF_ERROR(checkGroupSize(groups.groupSize, groups.cols));
+  if (options.allocation == QuantizeLinearOptions::Allocation::Given) {
+    SLIM_RETURN_IF_ERROR(checkGroupBits(options.groupBits, groups));
+    out = options.groupBits;
+  } else {
+    out.assign(groups.count(), uint8_t(options.bits));
+  }
   return Status::success();
 }
 
@@ -98,9 +109,9 @@ Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const Quanti
   using Allocation = QuantizeLinearOptions::Allocation;
   const auto reading = hessian.reading();
   const size_t rows = weight.rows(), cols = weight.cols();
-  SLIM_RETURN_IF_ERROR(checkHessian(hessian, cols));
-  SLIM_RETURN_IF_ERROR(checkGroupSize(options.groupSize, cols));
   const Groups groups{cols, options.groupSize};
+  SLIM_RETURN_IF_ERROR(checkHessian(hessian.size(), hessian.sequences(), cols));
+  SLIM_RETURN_IF_ERROR(startingBits(options, groups, out.groupBits));
   std::vector<float> w;
   SLIM_RETURN_IF_ERROR(loadWeight(weight, pool, cancelled, w));
   const std::vector<float> original = w;
@@ -108,11 +119,6 @@ Status quantizeLinear(const Tensor& weight, const Hessian& hessian, const Quanti
     clearDeadChannels(w, hessian.deadChannels());
   const GroupedWeight grouped{w.data(), rows, groups};
 
-  out.groupBits.assign(groups.count(), uint8_t(options.bits));
-  if (options.allocation == Allocation::Given) {
-    SLIM_RETURN_IF_ERROR(checkGroupBits(options.groupBits, groups));
-    out.groupBits = options.groupBits;
-  }
   if (options.allocation == Allocation::Sba) {
     const Stopwatch factoring;
     std::shared_ptr<const SalienceFactor> factor;

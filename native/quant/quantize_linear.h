@@ -41,8 +41,10 @@ struct QuantizedLinear {
 Status checkGroupSize(size_t groupSize, size_t cols);
 /// One width of 1 … 8 for every group.
 Status checkGroupBits(const std::vector<uint8_t>& groupBits, const Groups& groups);
-/// A Hessian with inputs, of `cols` channels.
-Status checkHessian(const Hessian& hessian, size_t cols);
+/// A Hessian of `channels` with inputs, for a weight of `cols` input channels.
+Status checkHessian(size_t channels, size_t sequences, size_t cols);
+/// The widths that the options say, all `bits` where SBA is to choose; checked, and the groups' size too.
+Status startingBits(const QuantizeLinearOptions& options, const Groups& groups, std::vector<uint8_t>& out);
 /// A weight as finite float32, a copy.
 Status loadWeight(const Tensor& weight, ThreadPool& pool, const CancelFlag& cancelled,
                   std::vector<float>& out);

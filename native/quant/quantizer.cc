@@ -8,12 +8,6 @@
 namespace slim {
 namespace {
 
-constexpr float kLeastHalf = 0x1p-24f, kGreatestHalf = 65504.0f;
-// A smaller range over 255 steps would make a scale that is subnormal, of few bits, or zero. Its weights are
-// far below the least scale that can be stored: they count as zeros.
-constexpr float kLeastRange = 0x1p-118f;
-constexpr float kGreatestBound = 0x1p126f;  // hi − lo stays finite; 2^24 is the most that can be stored
-
 // Adding and taking off 1.5 · 2^23 rounds a float of magnitude below 2^22 to a whole number, ties to even.
 float roundHalfEven(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
 

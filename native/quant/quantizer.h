@@ -4,12 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "quant/fit_constants.h"
 #include "quant/groups.h"
 #include "quant/scale_search.h"
 
 namespace slim {
-
-enum class Quantizer { MinMax, Sqc, Wide };
 
 /// Sixteen rows of one group: weight j of row r at [j * kLanes + r]. Rows past the matrix's last are zeros.
 void loadLanes(const GroupedWeight& weight, size_t group, size_t firstRow, float* lanes);

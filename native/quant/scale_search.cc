@@ -6,25 +6,11 @@
 
 namespace slim {
 
-const std::array<float, kSearchCandidates>& searchFactors() {
-  static const auto factors = [] {
-    std::array<float, kSearchCandidates> p;
-    p[0] = 1;
-    for (size_t k = 1; k <= kSearchSteps; ++k) {
-      const double step = kSearchRange * double(k) / double(kSearchSteps);
-      p[k] = float(1 + step);
-      p[kSearchSteps + k] = float(1 - step);
-    }
-    return p;
-  }();
-  return factors;
-}
-
 void searchScalePortable(const float* weights, size_t width, const float* lo, const float* hi, int maxCode,
                          float* scale, float* zero) {
   for (size_t r = 0; r < kLanes; ++r) {
     float least = std::numeric_limits<float>::infinity();
-    for (const float p : searchFactors()) {
+    for (const float p : kSearchFactors) {
       const float s = (p * hi[r] - p * lo[r]) / float(maxCode), z = std::nearbyint(-p * lo[r] / s);
       const float inverse = 1 / s;
       float loss = 0;

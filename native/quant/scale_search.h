@@ -5,23 +5,15 @@
 // weighs salient elements by λ, which is 1 in its public code: then the mask that finds them changes nothing,
 // and there is none.
 #pragma once
-#include <array>
 #include <cstddef>
 
 #include "cpu/features.h"
+#include "quant/fit_constants.h"
 
 namespace slim {
 
 /// Kernels work on sixteen rows at once: element j of row r of a group lies at [j * kLanes + r].
 constexpr size_t kLanes = 16;
-
-constexpr float kSearchNorm = 2.4f;
-constexpr size_t kSearchSteps = 50;  // to each side
-constexpr size_t kSearchCandidates = 2 * kSearchSteps + 1;
-constexpr double kSearchRange = 0.1;
-
-/// The factors p in the order in which they are tried.
-const std::array<float, kSearchCandidates>& searchFactors();
 
 /// weights [width, kLanes]; lo ≤ 0 ≤ hi, lo < hi, scale and zero [kLanes].
 using ScaleSearch = void (*)(const float* weights, size_t width, const float* lo, const float* hi,

@@ -9,17 +9,12 @@
 // lo) / maxCode. The first of equals wins. Then kLeastSquaresRounds times the least-squares scale of the
 // codes that the best scale gives, s = Σ h c w / Σ h c² (c = code − z), kept where it loses less.
 #pragma once
-#include <array>
 #include <cstddef>
 
 #include "cpu/features.h"
 #include "quant/scale_search.h"
 
 namespace slim {
-
-constexpr int kNearZeros = 4, kLeastSquaresRounds = 3;
-constexpr std::array<float, 17> kWideFactors = {0.30f, 0.35f, 0.40f, 0.45f, 0.50f, 0.55f, 0.60f, 0.65f, 0.70f,
-                                                0.75f, 0.80f, 0.85f, 0.90f, 0.95f, 1.00f, 1.05f, 1.10f};
 
 /// The zero points first … last that are tried for a range [lo, hi].
 struct ZeroRange {

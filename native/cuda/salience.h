@@ -1,0 +1,15 @@
+// How much each group matters to the layer's output, on a device (quant/salience.h).
+#pragma once
+#include <vector>
+
+#include "cuda/device.h"
+#include "quant/groups.h"
+
+namespace slim::cuda {
+
+/// Σ over the group's columns j and all rows of w² / U_jj² of w [rows, cols]; `diagonal` [cols] is that of U.
+/// The caller holds device.use().
+Status groupSalience(Device& device, DeviceAddress w, size_t rows, const Groups& groups,
+                     const std::vector<float>& diagonal, std::vector<double>& out);
+
+}  // namespace slim::cuda
