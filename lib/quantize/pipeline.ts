@@ -10,7 +10,7 @@ import { requireFinite } from '../checkpoint/tensor_info.js'
 import { SlimError } from '../errors.js'
 import { readUtf8 } from '../files.js'
 import { type BlockWeights, type NativeTensor, run } from '../native/addon.js'
-import { checkThreads, requireCpu } from '../native/device.js'
+import { checkThreads, isCuda } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import {
   blockEntries,
@@ -34,7 +34,7 @@ import {
 } from '../runtime/weights.js'
 import { packageVersion } from '../version.js'
 import { allocateByFisher, checkAllocation } from './allocation.js'
-import { cpuBackend } from './backend.js'
+import { cpuBackend, cudaBackend } from './backend.js'
 import { type CalibrationStates, forward, quantizeBlock, type StepContext } from './block.js'
 import {
   type BitMap,
@@ -61,7 +61,7 @@ export interface QuantizeReport extends Manifest {
 export async function quantize(source: string, options: QuantizeOptions): Promise<QuantizeReport> {
   if (typeof source !== 'string' || source === '')
     throw SlimError.invalidArgument('source', 'the path of a model folder or .gguf file', source)
-  requireCpu(options?.device, 'Quantization')
+  const cuda = isCuda(options?.device)
   const settings = resolveSettings(options)
   if (typeof options.output !== 'string' || options.output === '')
     throw SlimError.invalidArgument('output', 'the path of a folder to make', options.output)
@@ -84,7 +84,7 @@ export async function quantize(source: string, options: QuantizeOptions): Promis
     checkAllocation(plan, settings, samples)
     await checkOutput(output, options.overwrite ?? false)
     using handles = new Handles()
-    const backend = handles.own(cpuBackend())
+    const backend = handles.own(cuda ? cudaBackend(threads) : cpuBackend())
     const context = { backend, recipe: settings.recipe, plan, threads, signal: options.signal }
     return await new Quantization(checkpoint, spec, settings, samples, bitMap, context, options).run(output)
   } catch (error) {

@@ -120,10 +120,7 @@ describe.skipIf(skip)('quantizeLinear on the emulated device', () => {
       [67, 100, 16, 2],
     ])('%i × %i, groups of %i, %i bits', async (rows, cols, groupSize, bits) => {
       const layer = await randomLayer(rows, cols)
-      await expectAlike(
-        await both(layer, { ...method, bits, groupSize }),
-        method.compensation === 'gptq',
-      )
+      await expectAlike(await both(layer, { ...method, bits, groupSize }), method.compensation === 'gptq')
     })
   })
 
@@ -216,7 +213,11 @@ describe.skipIf(skip)('quantizeLinear on the emulated device', () => {
           1,
         ),
       )
-    const infinite = native.tensorFrom(new Float32Array(4 * 300).fill(Number.POSITIVE_INFINITY), 'F32', [4, 300])
+    const infinite = native.tensorFrom(
+      new Float32Array(4 * 300).fill(Number.POSITIVE_INFINITY),
+      'F32',
+      [4, 300],
+    )
     for (const [code, parameter, change, w, h] of [
       ['SLIM_GROUP_SIZE', 'groupSize', { groupSize: 301 }],
       ['SLIM_GROUP_SIZE', 'groupSize', { groupSize: 257 }],
@@ -254,9 +255,7 @@ describe.skipIf(skip).each([
     expect(given.groupBits).toEqual(expected.groupBits)
     if (method === 'slim') {
       expect(given.groupBits).toEqual(Uint8Array.from(golden.bits!.toFloat32Array()))
-      expect(
-        relativeDifference(given.salience!, golden.group_salience!.toFloat32Array()),
-      ).toBeLessThan(2e-3)
+      expect(relativeDifference(given.salience!, golden.group_salience!.toFloat32Array())).toBeLessThan(2e-3)
     }
     const q = await dequantized(given)
     // As of the CPU's in test/native/quant/fixtures.test.ts: feedback is chaotic near rounding boundaries.

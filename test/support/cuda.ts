@@ -31,7 +31,18 @@ export interface EmulatedDevice {
   device: NativeCudaDevice
   /** Launches since the last call. */
   launches(): LaunchReport[]
+  /** What the emulator found wrong so far. */
+  findings(): unknown[]
   close(): void
+}
+
+/** JSON, line by line; nothing where there is no file. */
+function readLines(file: string): unknown[] {
+  if (!existsSync(file)) return []
+  return readFileSync(file, 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line))
 }
 
 /** Opens the emulated device, whose launches are reported. */
@@ -39,17 +50,19 @@ export function openEmulated(): EmulatedDevice {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'slim-emulator-'))
   const report = path.join(folder, 'report.jsonl')
   process.env.SLIMLLM_CUDA_DRIVER = emulatorLibrary
+  const findings = path.join(folder, 'findings.jsonl')
   process.env.SLIM_EMULATOR_REPORT = report
+  process.env.SLIM_EMULATOR_FINDINGS = findings
   const device = new (addon().CudaDevice)(0)
   let seen = 0
   return {
     device,
     launches() {
-      const lines = existsSync(report) ? readFileSync(report, 'utf8').trim().split('\n') : []
-      const fresh = lines.slice(seen).map((line) => JSON.parse(line) as LaunchReport)
-      seen = lines.length
+      const fresh = readLines(report).slice(seen) as LaunchReport[]
+      seen += fresh.length
       return fresh
     },
+    findings: () => readLines(findings),
     close() {
       device.dispose()
       rmSync(folder, { recursive: true })

@@ -1,4 +1,5 @@
 /** A tiny Llama with made-up weights, as a GGUF file whose q and k rows are in llama.cpp's order. */
+import { byteCharacters } from './byte_tokenizer.js'
 import {
   encodeValues,
   type GgufInput,
@@ -34,10 +35,7 @@ export function permuteRows(values: Float32Array, heads: number, cols: number): 
 
 /** The 256 bytes as byte-level BPE spells them, two merges, and special tokens. */
 function vocabulary(): { tokens: string[]; types: number[]; merges: string[] } {
-  const printable = (b: number) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || (b >= 174 && b <= 255)
-  let next = 256
-  const bytes = Array.from({ length: 256 }, (_, b) => String.fromCharCode(printable(b) ? b : next++))
-  const tokens = ['<s>', '</s>', '<user>', ...bytes, 'th', 'the', 'Ġthe', '__proto__']
+  const tokens = ['<s>', '</s>', '<user>', ...byteCharacters(), 'th', 'the', 'Ġthe', '__proto__']
   const types = tokens.map((_, i) => (i < 2 ? 3 : i === 2 ? 4 : 1))
   return { tokens, types, merges: ['t h', 'th e', 'Ġ the'] }
 }
