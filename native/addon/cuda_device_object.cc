@@ -64,6 +64,7 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                      {instanceGetter<&CudaDeviceObject::getName>("name"),
                       instanceGetter<&CudaDeviceObject::getImage>("image"),
                       instanceGetter<&CudaDeviceObject::getUsedBytes>("usedBytes"),
+                      instanceGetter<&CudaDeviceObject::getPeakBytes>("peakBytes"),
                       instanceMethod<&CudaDeviceObject::packedMatrix>("packedMatrix"),
                       instanceMethod<&CudaDeviceObject::dispose>("dispose")});
 }
@@ -81,6 +82,9 @@ Napi::Value CudaDeviceObject::getImage(const Napi::CallbackInfo& info) {
 }
 Napi::Value CudaDeviceObject::getUsedBytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), double(device(info)->pool()->usedBytes()));
+}
+Napi::Value CudaDeviceObject::getPeakBytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(device(info)->pool()->peakBytes()));
 }
 
 // packedMatrix(matrix, threads): NativeJob<NativeCudaPackedMatrix>
@@ -107,6 +111,7 @@ void registerCuda(Napi::Env env, Napi::Object exports) {
   exportFunction<cudaDriver>(exports, "cudaDriver");
   exports.Set("CudaDevice", CudaDeviceObject::define(env));
   exports.Set("CudaModelBuilder", CudaModelBuilderObject::define(env));
+  exports.Set("CudaTimedWork", CudaTimedWorkObject::define(env));
   env.GetInstanceData<AddonData>()->cudaPackedMatrix = Napi::Persistent(CudaPackedObject::define(env));
 }
 
