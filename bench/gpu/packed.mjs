@@ -9,13 +9,12 @@
 // activations is part of each. The products of a graph take 128 MB of weights or more in turn, more than the L2 cache
 // holds. A shape is inputs × outputs. --python '' leaves tinygemm out.
 import { readFileSync, writeFileSync } from 'node:fs'
-import path from 'node:path'
 import { parseArgs } from 'node:util'
 import { ratioBarsSvg } from '../../dist/report/ratio_bars.js'
-import { here } from '../native_module.mjs'
 import { native } from '../packed_mixes.mjs'
 import { median, ratio, takeTurns } from '../turns.mjs'
 import { GROUP_SIZE, SHAPES, shapeName, TOKENS, tokensName } from './cases.mjs'
+import { isEmulated, useEmulatedDriver } from './emulated.mjs'
 import { goalTable, reachedGoals, resultTable, speedupGroups } from './packed_table.mjs'
 import {
   CUBLAS,
@@ -53,12 +52,11 @@ const EMULATED_TOKENS = [1, 2, 7, 16, 33, 130]
 const limits = emulated ? { coldBytes: 1, leastRepeats: 2 } : { coldBytes: 128e6, leastRepeats: 48 }
 
 function openDevice() {
-  if (emulated)
-    process.env.SLIMLLM_CUDA_DRIVER = path.join(here, '..', 'build', 'cuda-emulator', 'libcuda-emulator.so')
+  if (emulated) useEmulatedDriver()
   const { version, devices, driverError } = native.cudaDriver()
   if (driverError) throw driverError
   const { name, multiprocessors, memoryBytes } = devices[0]
-  if (!emulated && name.includes('emulated'))
+  if (!emulated && isEmulated(devices[0]))
     throw new Error('The driver is the emulated one, on which nothing can be timed: --emulated')
   const device = new native.CudaDevice(0)
   return { device, facts: { name, multiprocessors, memoryBytes, driver: version, image: device.image } }
