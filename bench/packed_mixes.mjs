@@ -1,4 +1,5 @@
 // Our side of packed_peers.mjs: matrices with groups of mixed widths.
+import { randomFillSync } from 'node:crypto'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { here } from './native_module.mjs'
@@ -35,10 +36,10 @@ export function randomMatrix(cols, rows, groupSize, groupBits) {
     const count = Math.min(groupSize, cols - k * groupSize)
     const rowBytes = Math.ceil((count * bits) / 8)
     if ((count * bits) % 8) throw new Error(`groups of ${count} columns do not fill bytes with ${bits} bits`)
-    codes.push(new Uint8Array(rows * rowBytes).map(() => Math.random() * 256))
+    codes.push(randomFillSync(new Uint8Array(rows * rowBytes)))
     zeros.push(
       bits > 1
-        ? new Uint8Array(Math.ceil((rows * bits) / 8)).map(() => Math.random() * 256)
+        ? randomFillSync(new Uint8Array(Math.ceil((rows * bits) / 8)))
         : new Uint8Array(Uint16Array.from({ length: rows }, (_, r) => HALF_MEANS[r & 1]).buffer),
     )
   })

@@ -119,6 +119,11 @@ function reportOf({ made, seconds, peak }, sourceBytes) {
   }
 }
 
+/** Of LLaMA-7B's shape, calibrated on 128 × 2048 tokens, on a GPU. */
+const GOALS = { seconds: 75, peakDeviceBytes: 6e9 }
+const hasGoals = ({ timed, device, settings: { samples, seqLen } }) =>
+  timed && device && model.blocks === LLAMA_7B.blocks && !tiny && samples * seqLen >= 128 * 2048
+
 const gigabytes = (bytes) => (bytes === null ? 'not told' : `${(bytes / 1e9).toPrecision(3)} GB`)
 
 function print(report) {
@@ -131,18 +136,21 @@ function print(report) {
         ...Object.entries(phases).map(([name, s]) => [`… ${name}`, s.toFixed(1)]),
       ]
     : []
+  const smaller = (from, to) => `${gigabytes(to)}, ${(from / to).toFixed(2)} times smaller than float16`
   const rows = [
     ...spent,
     ['peak memory of the device', gigabytes(report.peakDeviceBytes)],
     ['peak memory of the host, without mapped files', gigabytes(report.peakHostBytes)],
     ['stored bits a weight', report.storedBitsPerWeight.toFixed(3)],
-    [
-      'layers',
-      `${gigabytes(layerBytes)}, ${(layerHalfBytes / layerBytes).toFixed(2)} times smaller than float16`,
-    ],
-    ['files', `${gigabytes(fileBytes)}, ${(sourceBytes / fileBytes).toFixed(2)} times smaller than float16`],
+    ['layers', smaller(layerHalfBytes, layerBytes)],
+    ['files', smaller(sourceBytes, fileBytes)],
   ]
   console.log(markdownTable(['', ''], rows))
+  if (!hasGoals(report)) return
+  for (const [name, most] of Object.entries(GOALS)) {
+    const verdict = report[name] === null ? 'not told' : report[name] <= most ? 'met' : 'missed'
+    console.log(`goal: ${name} ≤ ${most}: ${verdict}`)
+  }
 }
 
 const temporary = mkdtempSync(path.join(os.tmpdir(), 'slimllm-bench-'))

@@ -470,11 +470,7 @@ export interface NativeCudaTimedWork {
   /** Device-to-device copies of so many bytes. */
   recordCopies(bytes: number, repeats: number): NativeJob<void>
   /** Products with each of the matrices in turn, which are of one shape; the preparation of x included. */
-  recordPacked(
-    matrices: readonly NativeCudaPackedMatrix[],
-    x: NativeTensor,
-    repeats: number,
-  ): NativeJob<void>
+  recordPacked(matrices: readonly NativeCudaPackedMatrix[], x: NativeTensor, repeats: number): NativeJob<void>
   /**
    * cuBLAS's F16 products, accumulated in float32, with each of `copies` copies of weight in turn; `library` in place of
    * libcublas.so. Gives the library and its version; SLIM_DEVICE_UNAVAILABLE where it is not there.
