@@ -143,9 +143,11 @@ test/cuda/metrics.json (groups of ${GROUP_SIZE}; the 2-bit mix is ${MIXES[0].wid
 
 - *issue*: PTX instructions of a lane a weight ÷ 32 × weights ÷ (${slots} issue slots × ${H200.hertz / 1e9} GHz);
 - *bytes*: stored bytes of the weights ÷ ${H200.bytesPerSecond / 1e12} TB/s;
-- *matrix*: 2 × weights × tokens (whole eights) ÷ ${H200.operationsPerSecond / 1e12} TFLOP/s;
+- *matrix*: 2 × weights × tokens (whole eights) ÷ ${H200.mmaSyncPerSecond / 1e12} TFLOP/s, what \`mma.sync\` reaches on Hopper: 62.9 % of its
+  tensor cores' nominal rate, by the microbenchmarks of arXiv 2402.13499;
 
-and float16's the larger of its weights' bytes and its operations on the same scale. Every term is in proportion to the
+and float16's the larger of its weights' bytes ÷ ${H200.bytesPerSecond / 1e12} TB/s and its operations ÷ ${H200.operationsPerSecond / 1e12} TFLOP/s, cuBLAS's rate by \`wgmma\`: where \`mma.sync\`
+limits ours and operations limit float16, the ratio is at most ${(H200.mmaSyncPerSecond / H200.operationsPerSecond).toFixed(2)}. Every term is in proportion to the
 weights, so that the predicted ratio is one for all shapes.
 
 Predicted ratio of float16's time to ours, and what limits ours. The first figure counts all PTX instructions, the second leaves out
@@ -166,7 +168,7 @@ ${goalTable()}
 
 What the model leaves out, so that a GPU will be slower than predicted: the latency of memory and of dependent instructions, launches and
 the two kernels that prepare activations, waves of CTAs that do not fill the device and the sums of split products, reads of
-activations and writes of results, and tensor cores that \`mma.sync\` does not bring to the rate of \`wgmma\` on Hopper. PTX is not
+activations and writes of results. PTX is not
 SASS: ptxas adds and removes instructions, and some take more than one issue slot. cuBLAS does not reach its
 own roofline either, which is in our favour.
 `

@@ -117,14 +117,17 @@ describe('predict.mjs', () => {
     const { packedTime, halfTime } = await import(path.join(bench, 'roofline.mjs'))
     const device = {
       ...{ multiprocessors: 2, schedulers: 4, hertz: 100 },
-      ...{ bytesPerSecond: 1000, operationsPerSecond: 1e5 },
+      ...{ bytesPerSecond: 1000, operationsPerSecond: 1e5, mmaSyncPerSecond: 5e4 },
     }
     // 800 warps' instructions a second are 25600 lanes'.
     const few = { weights: 25600, tokens: 1, instructions: 2 }
-    expect(packedTime({ ...few, bits: 0.5 }, device)).toEqual({ limit: 'matrix', seconds: 4.096 })
-    expect(packedTime({ ...few, bits: 2 }, device)).toEqual({ limit: 'bytes', seconds: 6.4 })
-    expect(packedTime({ ...few, bits: 1, instructions: 7 }, device)).toEqual({ limit: 'issue', seconds: 7 })
-    expect(packedTime({ ...few, bits: 2, tokens: 9 }, device)).toEqual({ limit: 'matrix', seconds: 8.192 })
+    expect(packedTime({ ...few, bits: 0.5 }, device)).toEqual({ limit: 'matrix', seconds: 8.192 })
+    expect(packedTime({ ...few, bits: 4 }, device)).toEqual({ limit: 'bytes', seconds: 12.8 })
+    expect(packedTime({ ...few, bits: 1, instructions: 9 }, device)).toEqual({
+      limit: 'issue',
+      seconds: 9,
+    })
+    expect(packedTime({ ...few, bits: 4, tokens: 9 }, device)).toEqual({ limit: 'matrix', seconds: 16.384 })
     expect(halfTime({ weights: 1000, tokens: 1 }, device)).toEqual({ limit: 'bytes', seconds: 2 })
     expect(halfTime({ weights: 1000, tokens: 300 }, device)).toEqual({ limit: 'matrix', seconds: 6 })
   })
