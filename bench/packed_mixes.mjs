@@ -1,4 +1,5 @@
 // Our side of packed_peers.mjs: matrices with groups of mixed widths.
+import { randomFillSync } from 'node:crypto'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { here } from './native_module.mjs'
@@ -24,22 +25,21 @@ export function mixedBits(groups, { mean, share }) {
   return bits
 }
 
-const HALF_SMALL = 0x2000 // 2^-7 as float16
+const HALF_SMALL = 0x2000 // 2^-7 as float16, to which a mantissa of 10 bits is added
 const HALF_MEANS = [0x1000, 0x9000] // ±2^-11
 
-/** Random codes and zero points, equal scales, in the layout of docs/format.md. */
-function randomMatrix(cols, rows, groupSize, mix) {
-  const groupBits = mixedBits(Math.ceil(cols / groupSize), mix)
+/** Random codes, zero points and scales, in the layout of docs/format.md; `groupBits`: of every group. */
+export function randomMatrix(cols, rows, groupSize, groupBits) {
   const codes = []
   const zeros = []
   groupBits.forEach((bits, k) => {
     const count = Math.min(groupSize, cols - k * groupSize)
     const rowBytes = Math.ceil((count * bits) / 8)
     if ((count * bits) % 8) throw new Error(`groups of ${count} columns do not fill bytes with ${bits} bits`)
-    codes.push(new Uint8Array(rows * rowBytes).map(() => Math.random() * 256))
+    codes.push(randomFillSync(new Uint8Array(rows * rowBytes)))
     zeros.push(
       bits > 1
-        ? new Uint8Array(Math.ceil((rows * bits) / 8)).map(() => Math.random() * 256)
+        ? randomFillSync(new Uint8Array(Math.ceil((rows * bits) / 8)))
         : new Uint8Array(Uint16Array.from({ length: rows }, (_, r) => HALF_MEANS[r & 1]).buffer),
     )
   })
@@ -51,10 +51,11 @@ function randomMatrix(cols, rows, groupSize, mix) {
   const parts = {
     qweight: bytes(codes),
     groupBits: bytes([groupBits]),
-    scales: tensor(new Uint16Array(groupBits.length * rows).fill(HALF_SMALL), 'F16', [
-      groupBits.length,
-      rows,
-    ]),
+    scales: tensor(
+      new Uint16Array(groupBits.length * rows).map(() => HALF_SMALL + Math.random() * 1024),
+      'F16',
+      [groupBits.length, rows],
+    ),
     qzeros: bytes(zeros),
   }
   const matrix = new native.PackedMatrix({ rows, cols, groupSize, ...parts })
@@ -69,7 +70,7 @@ export function ourParticipants({ copiesOf, randomArray, exactProducts, checkPro
     ours: true,
     bits: mix.mean,
     async make({ cols, rows, tokens, groupSize }) {
-      const matrix = randomMatrix(cols, rows, groupSize, mix)
+      const matrix = randomMatrix(cols, rows, groupSize, mixedBits(Math.ceil(cols / groupSize), mix))
       const bytes = matrix.storedBytes
       const input = randomArray(tokens * cols)
       const x = native.tensorFrom(input, 'F32', [tokens, cols])

@@ -5,6 +5,7 @@
 import { closeSync, openSync, writeSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { readGgufHeader } from '../dist/checkpoint/gguf.js'
+import { randomWeights } from './random_weights.mjs'
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
@@ -99,48 +100,7 @@ function tensors() {
   ]
 }
 
-/** mulberry32: uniform in [0, 1). */
-function generator(state) {
-  let a = state >>> 0
-  return () => {
-    a = (a + 0x6d2b79f5) >>> 0
-    let t = Math.imul(a ^ (a >>> 15), a | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
-}
-
-/** A positive or negative normal float16: sign, exponent and mantissa of the nearest below. */
-function toHalf(value) {
-  const size = Math.abs(value)
-  if (size < 2 ** -14) return 0
-  const exponent = Math.floor(Math.log2(size))
-  const mantissa = Math.floor((size / 2 ** exponent - 1) * 1024)
-  return (value < 0 ? 0x8000 : 0) | ((exponent + 15) << 10) | mantissa
-}
-
-const random = generator(seed)
-const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random())
-const TABLE_LENGTH = 2 ** 20
-
-/** Random numbers are drawn once for each row length; every row begins elsewhere among them. */
-const tables = new Map()
-function weights([rows, cols]) {
-  const length = TABLE_LENGTH + cols
-  if (!tables.has(cols))
-    tables.set(
-      cols,
-      Uint16Array.from({ length }, () => toHalf(normal() / Math.sqrt(cols))),
-    )
-  const table = tables.get(cols)
-  const values = new Uint16Array(rows * cols)
-  for (let row = 0; row < rows; row++) {
-    const start = Math.floor(random() * TABLE_LENGTH)
-    values.set(table.subarray(start, start + cols), row * cols)
-  }
-  return Buffer.from(values.buffer)
-}
-
+const weights = randomWeights(seed)
 const all = tensors()
 const padded = (bytes) => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
 const bytesOf = ({ shape }) => shape.reduce((product, size) => product * size, shape.length > 1 ? 2 : 4)

@@ -440,6 +440,8 @@ export interface NativeCudaDevice {
   readonly image: string
   /** Bytes of device memory in use. */
   readonly usedBytes: number
+  /** The most device memory that the driver had given at once. */
+  readonly peakBytes: number
   /** The matrix in the kernels' order, on the device. */
   packedMatrix(matrix: NativePackedMatrix, threads: number): NativeJob<NativeCudaPackedMatrix>
   /** As NativeAddon.Hessian, on the device; its add() takes a host tensor. */
@@ -539,6 +541,30 @@ export interface NativeCudaCalibrationBlock {
     },
     threads: number,
   ): NativeJob<void>
+/**
+ * Internal to benchmarks: one piece of work, recorded as a graph and timed again and again by the driver's events.
+ * Weights that take turns are read from memory, not from the L2 cache. Activations are F16.
+ */
+export interface NativeCudaTimedWork {
+  /** Device-to-device copies of so many bytes. */
+  recordCopies(bytes: number, repeats: number): NativeJob<void>
+  /** Products with each of the matrices in turn, which are of one shape; the preparation of x included. */
+  recordPacked(matrices: readonly NativeCudaPackedMatrix[], x: NativeTensor, repeats: number): NativeJob<void>
+  /**
+   * cuBLAS's F16 products, accumulated in float32, with each of `copies` copies of weight in turn; `library` in place of
+   * libcublas.so. Gives the library and its version; SLIM_DEVICE_UNAVAILABLE where it is not there.
+   */
+  recordCublas(
+    weight: NativeTensor,
+    copies: number,
+    x: NativeTensor,
+    repeats: number,
+    library?: string,
+  ): NativeJob<string>
+  /** Seconds of one of the repeats, the mean of a launch. The emulated driver has no time: 0. */
+  turn(): NativeJob<number>
+  /** Of the last product: float32 of packed matrices, F16 of cuBLAS [tokens, rows]. */
+  output(): NativeJob<NativeTensor>
   dispose(): void
 }
 
@@ -677,6 +703,7 @@ export interface NativeAddon {
     index?: number,
   ) => NativeCudaDevice
   CudaModelBuilder: new (device: NativeCudaDevice) => NativeCudaModelBuilder
+  CudaTimedWork: new (device: NativeCudaDevice) => NativeCudaTimedWork
 
   /** Internal to tests and benchmarks: a copy of x (float32) through one vector kernel. */
   applyKernel(name: VectorKernel, x: NativeTensor): Float32Array

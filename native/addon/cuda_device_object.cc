@@ -65,6 +65,7 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                      {instanceGetter<&CudaDeviceObject::getName>("name"),
                       instanceGetter<&CudaDeviceObject::getImage>("image"),
                       instanceGetter<&CudaDeviceObject::getUsedBytes>("usedBytes"),
+                      instanceGetter<&CudaDeviceObject::getPeakBytes>("peakBytes"),
                       instanceMethod<&CudaDeviceObject::packedMatrix>("packedMatrix"),
                       instanceMethod<&CudaDeviceObject::hessian>("hessian"),
                       instanceMethod<&CudaDeviceObject::multiply>("multiply"),
@@ -90,6 +91,9 @@ Napi::Value CudaDeviceObject::getImage(const Napi::CallbackInfo& info) {
 }
 Napi::Value CudaDeviceObject::getUsedBytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), double(device(info)->pool()->usedBytes()));
+}
+Napi::Value CudaDeviceObject::getPeakBytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), double(device(info)->pool()->peakBytes()));
 }
 
 // packedMatrix(matrix, threads): NativeJob<NativeCudaPackedMatrix>
@@ -119,6 +123,7 @@ void registerCuda(Napi::Env env, Napi::Object exports) {
   exports.Set("CudaDevice", CudaDeviceObject::define(env));
   exports.Set("CudaModelBuilder", CudaModelBuilderObject::define(env));
   env.GetInstanceData<AddonData>()->cudaHessian = Napi::Persistent(CudaHessianObject::define(env));
+  exports.Set("CudaTimedWork", CudaTimedWorkObject::define(env));
   env.GetInstanceData<AddonData>()->cudaPackedMatrix = Napi::Persistent(CudaPackedObject::define(env));
   registerCudaCalibration(env);
 }

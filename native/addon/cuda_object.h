@@ -5,6 +5,7 @@
 #include "addon/native_object.h"
 #include "cuda/device.h"
 #include "cuda/packed_linear.h"
+#include "cuda/timed_work.h"
 
 namespace slim::addon {
 
@@ -19,6 +20,7 @@ class CudaDeviceObject : public NativeObject<CudaDeviceObject> {
   Napi::Value getName(const Napi::CallbackInfo& info);
   Napi::Value getImage(const Napi::CallbackInfo& info);
   Napi::Value getUsedBytes(const Napi::CallbackInfo& info);
+  Napi::Value getPeakBytes(const Napi::CallbackInfo& info);
   Napi::Value packedMatrix(const Napi::CallbackInfo& info);
   Napi::Value multiply(const Napi::CallbackInfo& info);          // cuda_linear_algebra.cc
   Napi::Value states(const Napi::CallbackInfo& info);            // cuda_calibration_object.cc
@@ -39,6 +41,8 @@ class CudaPackedObject : public NativeObject<CudaPackedObject> {
   /// From an External that wrap() makes.
   explicit CudaPackedObject(const Napi::CallbackInfo& info);
   static Napi::Value wrap(Napi::Env env, std::shared_ptr<cuda::PackedLinear> linear);
+  /// nullptr when the value is not a packed matrix on a device or is disposed.
+  static std::shared_ptr<cuda::PackedLinear> get(const Napi::Value& value);
   static Napi::Function define(Napi::Env env);
 
  private:
@@ -67,6 +71,24 @@ class CudaModelBuilderObject : public NativeObject<CudaModelBuilderObject> {
   std::shared_ptr<void> holdIdle(const Napi::CallbackInfo& info) const;
 
   std::shared_ptr<Shared> shared_;
+};
+
+/// One piece of work that is recorded, and timed again and again (cuda_timed_work_object.cc).
+class CudaTimedWorkObject : public NativeObject<CudaTimedWorkObject> {
+ public:
+  explicit CudaTimedWorkObject(const Napi::CallbackInfo& info);
+  static Napi::Function define(Napi::Env env);
+
+ private:
+  Napi::Value recordCopies(const Napi::CallbackInfo& info);
+  Napi::Value recordPacked(const Napi::CallbackInfo& info);
+  Napi::Value recordCublas(const Napi::CallbackInfo& info);
+  Napi::Value turn(const Napi::CallbackInfo& info);
+  Napi::Value output(const Napi::CallbackInfo& info);
+  Napi::Value dispose(const Napi::CallbackInfo& info);
+  std::shared_ptr<cuda::TimedWork> work(const Napi::CallbackInfo& info) const;
+
+  std::shared_ptr<cuda::TimedWork> work_;
 };
 
 }  // namespace slim::addon

@@ -4,6 +4,8 @@
 namespace slim::addon {
 namespace {
 
+constexpr napi_type_tag kPackedTag = {0x61f0d3b8a97c4e25, 0xe2947b0c5d8136fa};
+
 cuda::ActivationType activationType(DType dtype) {
   return dtype == DType::F32   ? cuda::ActivationType::F32
          : dtype == DType::F16 ? cuda::ActivationType::F16
@@ -34,6 +36,12 @@ CudaPackedObject::CudaPackedObject(const Napi::CallbackInfo& info) : NativeObjec
   if (!info[0].IsExternal())
     throwInvalid(info.Env(), "matrix", "CudaDevice.packedMatrix() to be called", info[0]);
   linear_ = *info[0].As<Napi::External<std::shared_ptr<cuda::PackedLinear>>>().Data();
+  info.This().As<Napi::Object>().TypeTag(&kPackedTag);
+}
+
+std::shared_ptr<cuda::PackedLinear> CudaPackedObject::get(const Napi::Value& value) {
+  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kPackedTag)) return nullptr;
+  return Unwrap(value.As<Napi::Object>())->linear_;
 }
 
 Napi::Value CudaPackedObject::wrap(Napi::Env env, std::shared_ptr<cuda::PackedLinear> linear) {

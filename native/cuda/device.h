@@ -51,6 +51,9 @@ class Device : public std::enable_shared_from_this<Device> {
   const std::string& image() const { return image_; }
   const std::shared_ptr<MemoryPool>& pool() const { return pool_; }
   Status freeBytes(size_t& out) const;
+  /// For what queues work beside the kernels of this device.
+  const Driver& driver() const { return driver_; }
+  Handle stream() const { return stream_; }
 
   /// The device's calls come from one thread at a time, between which a lock must be held: a lock on this
   /// device, with its context current.

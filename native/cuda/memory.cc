@@ -31,6 +31,7 @@ Status MemoryPool::allocate(size_t bytes, const std::string& about, DeviceAddres
     SLIM_RETURN_IF_ERROR(
         driver_.check(result, "cuMemAlloc", std::to_string(size) + " bytes of device memory for " + about));
     reserved_ += size;
+    peak_ = std::max(peak_, reserved_);
   }
   used_ += size;
   return Status::success();
@@ -55,6 +56,11 @@ void MemoryPool::trim() {
 size_t MemoryPool::reservedBytes() const {
   std::lock_guard lock(mutex_);
   return reserved_;
+}
+
+size_t MemoryPool::peakBytes() const {
+  std::lock_guard lock(mutex_);
+  return peak_;
 }
 
 size_t MemoryPool::usedBytes() const {

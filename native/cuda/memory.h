@@ -26,6 +26,8 @@ class MemoryPool {
   void release(DeviceAddress address, size_t bytes);
   /// Bytes that the driver has given and not got back.
   size_t reservedBytes() const;
+  /// The most of them at any time.
+  size_t peakBytes() const;
   size_t usedBytes() const;
 
  private:
@@ -36,7 +38,7 @@ class MemoryPool {
   Handle context_;
   mutable std::mutex mutex_;
   std::map<size_t, std::vector<DeviceAddress>> free_;
-  size_t reserved_ = 0, used_ = 0;
+  size_t reserved_ = 0, peak_ = 0, used_ = 0;
 };
 
 /// A run of T on the device; goes back to the pool that made it, which it keeps alive.
