@@ -438,6 +438,15 @@ export interface NativeCudaDevice {
   readonly usedBytes: number
   /** The matrix in the kernels' order, on the device. */
   packedMatrix(matrix: NativePackedMatrix, threads: number): NativeJob<NativeCudaPackedMatrix>
+  /** As NativeAddon.Hessian, on the device; its add() takes a host tensor. */
+  hessian(size: number, keepEvery: number): NativeHessian
+  /** As NativeAddon.inverseFactor. */
+  inverseFactor(
+    hessian: NativeTensor,
+    damping: 'salience' | 'gptq',
+  ): NativeJob<{ upper: NativeTensor; damping: number; dead: Uint8Array }>
+  /** ‖(W − Q) X‖ / ‖W X‖ of weights [rows, cols] through H [cols, cols]. */
+  relativeOutputError(weight: NativeTensor, quantized: NativeTensor, hessian: NativeTensor): NativeJob<number>
   /** Internal to tests and benchmarks: the float32 product of host tensors with all its options, into c. */
   multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
   /** The device's memory is given back when what lies on it is disposed, too. */

@@ -1,4 +1,5 @@
 #include "addon/arguments.h"
+#include "addon/cuda_hessian_object.h"
 #include "addon/cuda_object.h"
 #include "addon/packed_object.h"
 #include "cuda/kernels_file.h"
@@ -65,7 +66,10 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                       instanceGetter<&CudaDeviceObject::getImage>("image"),
                       instanceGetter<&CudaDeviceObject::getUsedBytes>("usedBytes"),
                       instanceMethod<&CudaDeviceObject::packedMatrix>("packedMatrix"),
+                      instanceMethod<&CudaDeviceObject::hessian>("hessian"),
                       instanceMethod<&CudaDeviceObject::multiply>("multiply"),
+                      instanceMethod<&CudaDeviceObject::inverseFactor>("inverseFactor"),
+                      instanceMethod<&CudaDeviceObject::relativeOutputError>("relativeOutputError"),
                       instanceMethod<&CudaDeviceObject::dispose>("dispose")});
 }
 
@@ -108,6 +112,7 @@ void registerCuda(Napi::Env env, Napi::Object exports) {
   exportFunction<cudaDriver>(exports, "cudaDriver");
   exports.Set("CudaDevice", CudaDeviceObject::define(env));
   exports.Set("CudaModelBuilder", CudaModelBuilderObject::define(env));
+  env.GetInstanceData<AddonData>()->cudaHessian = Napi::Persistent(CudaHessianObject::define(env));
   env.GetInstanceData<AddonData>()->cudaPackedMatrix = Napi::Persistent(CudaPackedObject::define(env));
 }
 

@@ -1,7 +1,9 @@
 // The linear algebra of quantization on a CUDA device, as its methods for JavaScript.
 #include "addon/arguments.h"
 #include "addon/cuda_object.h"
+#include "cuda/inverse_factor.h"
 #include "cuda/multiply.h"
+#include "cuda/output_error.h"
 
 namespace slim::addon {
 namespace {
@@ -74,6 +76,64 @@ Napi::Value CudaDeviceObject::multiply(const Napi::CallbackInfo& info) {
         return device->copyToHost(c->data(), result.address(), c->bytes());
       },
       [](Napi::Env e) { return e.Undefined(); });
+}
+
+// inverseFactor(hessian, damping): NativeJob<{ upper, damping, dead }>
+Napi::Value CudaDeviceObject::inverseFactor(const Napi::CallbackInfo& info) {
+  auto device = this->device(info);
+  const size_t size = asTensor(info[0], "hessian")->cols();
+  auto h = asMatrix(info[0], "hessian", size, size);
+  const std::string name = asString(info[1], "damping");
+  if (name != "salience" && name != "gptq")
+    throwInvalid(info.Env(), "damping", "\"salience\" or \"gptq\"", info[1]);
+  auto factor = std::make_shared<DampedFactor>();
+  auto upper = std::make_shared<TensorPtr>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag& cancelled) {
+        const auto lock = device->use();
+        cuda::DeviceBuffer<float> hessian;
+        SLIM_RETURN_IF_ERROR(device->upload(h->as<float>(), size * size, "a Hessian", hessian));
+        cuda::DeviceInverseFactor onDevice;
+        SLIM_RETURN_IF_ERROR(cuda::factorInverse(*device, hessian.address(), size, 1,
+                                                 name == "gptq" ? Damping::Gptq : Damping::Salience,
+                                                 cancelled, onDevice));
+        *factor = onDevice;
+        SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {size, size}, *upper));
+        return device->copyToHost((*upper)->data(), onDevice.upper.address(), (*upper)->bytes());
+      },
+      [=](Napi::Env e) {
+        auto value = Napi::Object::New(e);
+        value.Set("upper", TensorObject::wrap(e, *upper));
+        value.Set("damping", factor->damping);
+        auto dead = Napi::Uint8Array::New(e, factor->dead.size());
+        std::copy(factor->dead.begin(), factor->dead.end(), dead.Data());
+        value.Set("dead", dead);
+        return value;
+      });
+}
+
+// relativeOutputError(weight, quantized, hessian): NativeJob<number>
+Napi::Value CudaDeviceObject::relativeOutputError(const Napi::CallbackInfo& info) {
+  auto device = this->device(info);
+  auto w = asTensor(info[0], "weight");
+  const size_t rows = w->rows(), cols = w->cols();
+  const TensorPtr tensors[] = {asMatrix(info[0], "weight", rows, cols),
+                               asMatrix(info[1], "quantized", rows, cols),
+                               asMatrix(info[2], "hessian", cols, cols)};
+  auto result = std::make_shared<double>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag&) {
+        const auto lock = device->use();
+        cuda::DeviceBuffer<float> buffers[3];
+        for (int i = 0; i < 3; ++i)
+          SLIM_RETURN_IF_ERROR(
+              device->upload(tensors[i]->as<float>(), tensors[i]->elements(), "a matrix", buffers[i]));
+        return cuda::relativeOutputError(*device, buffers[0].address(), buffers[1].address(), rows, cols,
+                                         buffers[2].address(), *result);
+      },
+      [=](Napi::Env e) { return Napi::Number::New(e, *result); });
 }
 
 }  // namespace slim::addon

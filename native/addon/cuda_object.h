@@ -20,7 +20,10 @@ class CudaDeviceObject : public NativeObject<CudaDeviceObject> {
   Napi::Value getImage(const Napi::CallbackInfo& info);
   Napi::Value getUsedBytes(const Napi::CallbackInfo& info);
   Napi::Value packedMatrix(const Napi::CallbackInfo& info);
+  Napi::Value hessian(const Napi::CallbackInfo& info);   // cuda_hessian_object.cc
   Napi::Value multiply(const Napi::CallbackInfo& info);  // cuda_linear_algebra.cc
+  Napi::Value inverseFactor(const Napi::CallbackInfo& info);
+  Napi::Value relativeOutputError(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<cuda::Device> device(const Napi::CallbackInfo& info) const;
 

@@ -8,7 +8,6 @@ namespace slim::addon {
 namespace {
 
 constexpr napi_type_tag kHessianTag = {0x9a4be07d21c64f53, 0xb1d2a83e5f60c974};
-constexpr size_t kMostChannels = 1 << 17;  // 64 GiB of float32
 
 }  // namespace
 

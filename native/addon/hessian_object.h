@@ -9,6 +9,8 @@
 
 namespace slim::addon {
 
+constexpr size_t kMostChannels = 1 << 17;  // 64 GiB of float32
+
 class HessianObject : public NativeObject<HessianObject> {
  public:
   explicit HessianObject(const Napi::CallbackInfo& info);

@@ -126,43 +126,22 @@ void invertUpper(float* p, size_t n, ThreadPool& pool, const CancelFlag& cancell
 Status factorInverse(const float* h, size_t n, float scale, Damping damping, ThreadPool& pool,
                      const CancelFlag& cancelled, InverseFactor& out) {
   InverseFactor factor;
-  factor.dead.resize(n);
-  double mean = 0;
-  for (size_t j = 0; j < n; ++j) {
-    factor.dead[j] = h[j * n + j] == 0;
-    mean += (factor.dead[j] ? 1.0 : double(scale) * h[j * n + j]) / double(n);
-  }
-  const auto failure = [](const std::string& message) {
-    Status status = Status::error("SLIM_NOT_POSITIVE_DEFINITE", message);
-    status.parameter = "hessian";
-    status.remedy = "Use more calibration text, or look for NaN and huge activations in the layer's inputs";
-    return status;
-  };
-  if (!(mean > 0) || !std::isfinite(mean))
-    return failure("The Hessian's diagonal is not finite and positive");
-
+  std::vector<float> diagonal(n);
+  for (size_t j = 0; j < n; ++j) diagonal[j] = h[j * n + j];
   factor.upper.resize(n * n);
-  constexpr double kGrowth = 10, kLimit = 1.0;  // of the mean diagonal
-  const double first = damping == Damping::Gptq ? 0.01 : 0.01 / mean;
-  for (factor.damping = first; factor.damping == first || factor.damping <= kLimit * 1.000001;
-       factor.damping *= kGrowth) {
-    if (cancelled.load()) return Status::aborted();
+  const auto tryFactor = [&](double added, bool& definite) {
     for (size_t i = 0; i < n; ++i) {
       float* row = factor.upper.data() + i * n;
       for (size_t j = i; j < n; ++j) row[j] = scale * h[i * n + j];
-      row[i] = float((factor.dead[i] ? 1.0 : double(row[i])) + factor.damping * mean);
+      row[i] = float((diagonal[i] == 0 ? 1.0 : double(row[i])) + added);
     }
-    if (!factorUpper(factor.upper.data(), n, pool, cancelled)) continue;
-    invertUpper(factor.upper.data(), n, pool, cancelled);
-    if (cancelled.load()) return Status::aborted();
-    // The first λ of the salience is the equation's own, not 0.01 / mean · mean.
-    factor.lambda = damping == Damping::Salience && factor.damping == first ? 0.01 : factor.damping * mean;
-    out = std::move(factor);
-    return Status::success();
-  }
-  if (cancelled.load()) return Status::aborted();
-  return failure("The Hessian of " + std::to_string(n) +
-                 " channels is not positive definite, even with its mean diagonal added to the diagonal");
+    definite = factorUpper(factor.upper.data(), n, pool, cancelled);
+    if (definite) invertUpper(factor.upper.data(), n, pool, cancelled);
+    return cancelled.load() ? Status::aborted() : Status::success();
+  };
+  SLIM_RETURN_IF_ERROR(factorDamped(diagonal, scale, damping, cancelled, tryFactor, factor));
+  out = std::move(factor);
+  return Status::success();
 }
 
 }  // namespace slim

@@ -11,6 +11,8 @@ afterAll(() => emulated?.close())
 
 const CANARY = 12345.5
 const LAYOUTS = ['rows', 'columns'] as const
+/** With as many columns, one larger tile and more for each of the emulated device's 108 multiprocessors. */
+const LARGE = 1300
 
 interface Shape {
   m: number
@@ -83,4 +85,71 @@ describe.skipIf(skip)('products on the emulated device', () => {
           ] as const)
             expect(await worst({ m, n, k, layouts: [a, b], extra })).toBeLessThan(BOUND)
         })
+
+  for (const a of LAYOUTS)
+    for (const b of LAYOUTS)
+      it(`are right in large tiles for A by ${a}, B by ${b}`, async () => {
+        emulated!.launches()
+        const worstOf = await worst({ m: LARGE, n: LARGE - 124, k: 20, layouts: [a, b], extra: 4 })
+        expect(worstOf).toBeLessThan(BOUND)
+        expect(emulated!.launches()[0]!.kernel).toMatch(/^multiply128/)
+      })
+
+  for (const accumulate of [false, true])
+    for (const upperOnly of [false, true])
+      it(`${accumulate ? 'are added to C' : 'replace C'}${upperOnly ? ', above the diagonal' : ''}`, async () => {
+        for (const [size, extra] of [
+          [130, 0],
+          [133, 2],
+        ] as const) {
+          const shape = { m: size, n: size, k: 21, alpha: -0.75, accumulate, upperOnly, extra }
+          expect(await worst({ ...shape, layouts: ['columns', 'columns'] })).toBeLessThan(BOUND)
+        }
+      })
+
+  it('leave tiles below the diagonal alone', async () => {
+    const n = 200
+    const x = native.tensorFrom(normals(1, 5 * n), 'F32', [5, n])
+    const c = native.tensorFrom(new Float32Array(n * n).fill(CANARY), 'F32', [n, n])
+    const operandOfBoth = { tensor: x, layout: 'columns' } as const
+    await run(
+      emulated!.device.multiply(c, { m: n, n, k: 5, a: operandOfBoth, b: operandOfBoth, upperOnly: true }),
+    )
+    const values = c.toFloat32Array()
+    for (let i = 64; i < n; i++)
+      for (let j = 0; j < 64 * Math.floor(i / 64); j++) expect(values[i * n + j]).toBe(CANARY)
+  })
+
+  it('keep their precision over a long K', async () => {
+    expect(await worst({ m: 5, n: 9, k: 3001 })).toBeLessThan(BOUND)
+  })
+
+  it('of nothing are nothing', async () => {
+    const none = native.tensorFrom(new Float32Array(0), 'F32', [0, 5])
+    const c = native.tensorFrom(Float32Array.of(3), 'F32', [1, 1])
+    const a = { tensor: native.tensorFrom(Float32Array.of(1), 'F32', [1, 1]), layout: 'rows' } as const
+    await run(emulated!.device.multiply(c, { m: 1, n: 1, k: 0, a, b: a, accumulate: true }))
+    expect([...c.toFloat32Array()]).toEqual([3])
+    await run(emulated!.device.multiply(c, { m: 1, n: 1, k: 0, a, b: a }))
+    expect([...c.toFloat32Array()]).toEqual([0])
+    const b = { tensor: native.tensorFrom(new Float32Array(5), 'F32', [1, 5]), layout: 'rows' } as const
+    await run(emulated!.device.multiply(c, { m: 0, n: 1, k: 5, a: { tensor: none, layout: 'rows' }, b }))
+    expect([...c.toFloat32Array()]).toEqual([0])
+  })
+
+  it('meet no bank of shared memory twice, and read whole sectors', async () => {
+    for (const [m, kernel] of [
+      [128, 'multiply64'],
+      [1408, 'multiply128'],
+    ] as const)
+      for (const a of LAYOUTS)
+        for (const b of LAYOUTS) {
+          emulated!.launches()
+          await worst({ m, n: m, k: 16, layouts: [a, b] })
+          const launch = emulated!.launches()[0]!
+          expect(launch.kernel.startsWith(kernel)).toBe(true)
+          expect(launch.sharedWavefronts).toBe(launch.minimumWavefronts)
+          expect(launch.sectors).toBe(launch.minimumSectors)
+        }
+  })
 })
