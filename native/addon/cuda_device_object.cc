@@ -70,6 +70,8 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                       instanceMethod<&CudaDeviceObject::multiply>("multiply"),
                       instanceMethod<&CudaDeviceObject::inverseFactor>("inverseFactor"),
                       instanceMethod<&CudaDeviceObject::relativeOutputError>("relativeOutputError"),
+                      instanceMethod<&CudaDeviceObject::fitGroups>("fitGroups"),
+                      instanceMethod<&CudaDeviceObject::gptq>("gptq"),
                       instanceMethod<&CudaDeviceObject::dispose>("dispose")});
 }
 

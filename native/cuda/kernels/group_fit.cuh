@@ -224,12 +224,6 @@ __device__ __forceinline__ RowFit searchWideScale(const GroupRow& row, Range ran
   return fit;
 }
 
-__device__ __forceinline__ double warpSum(double x) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(kWarp, x, distance);
-  return x;
-}
-
 /// The mean, and the mean magnitude or (Wide, by the columns' costs) mean deviation. Of equal weights the
 /// mean alone.
 __device__ __forceinline__ RowFit fitOneBit(Quantizer quantizer, const GroupRow& row) {

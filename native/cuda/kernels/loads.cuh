@@ -63,6 +63,11 @@ __device__ __forceinline__ float warpSum(float x) {
   for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
   return x;
 }
+__device__ __forceinline__ double warpSum(double x) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
+  return x;
+}
 __device__ __forceinline__ float warpMaximum(float x) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2)
