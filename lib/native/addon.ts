@@ -169,6 +169,8 @@ export interface CalibrationBlock<Rows> {
     options: {
       sequenceLength: number
       taps?: Partial<Record<TapName, NativeHessian>>
+      /** Internal to tests, of a device: how many tokens go through the block at once. */
+      tileTokens?: number
     },
     threads: number,
   ): NativeJob<void>
@@ -185,6 +187,8 @@ export interface CalibrationBlock<Rows> {
       pass: StagedPass<Rows>
       hessian?: NativeHessian
       original?: { block: CalibrationBlock<Rows>; pass: StagedPass<Rows> }
+      /** Internal to tests, of a device: how many tokens go through the block at once. */
+      tileTokens?: number
     },
     threads: number,
   ): NativeJob<void>
@@ -473,6 +477,19 @@ export interface NativeCudaDevice {
   quantizeLinear: NativeAddon['quantizeLinear']
   /** Internal to tests: as addon().allocateBits. */
   allocateBits: NativeAddon['allocateBits']
+  /** As addon().fitGroups, for groups of up to 256 columns. */
+  fitGroups: NativeAddon['fitGroups']
+  /**
+   * Internal to tests: addon().gptq with the factor U (F32 [cols, cols]) given; `costs` (F32 [cols]) are the Hessian's
+   * diagonal, which the wide search weighs errors by (default: all alike).
+   */
+  gptq(
+    weight: NativeTensor,
+    upper: NativeTensor,
+    groupBits: Uint8Array,
+    options: { groupSize: number; quantizer: Quantizer; costs?: NativeTensor },
+    threads: number,
+  ): NativeJob<NativePackedMatrix>
   /** The device's memory is given back when what lies on it is disposed, too. */
   dispose(): void
 }
@@ -510,37 +527,9 @@ export interface NativeCudaStates {
   dispose(): void
 }
 
-/** As StagedPass. */
-export interface CudaStagedPass {
-  states: NativeCudaStates
-  attended: NativeCudaStates
-  inner: NativeCudaStates
-}
+/** A decoder block over calibration windows on a device, whose Hessians are the device's. */
+export type NativeCudaCalibrationBlock = CalibrationBlock<NativeCudaStates>
 
-/** A decoder block over calibration windows on a device; as NativeDecoderBlock, with Hessians of the device. */
-export interface NativeCudaCalibrationBlock {
-  forward(
-    states: NativeCudaStates,
-    options: {
-      sequenceLength: number
-      taps?: Partial<Record<TapName, NativeHessian>>
-      /** Internal to tests: how many tokens go through the block at once. */
-      tileTokens?: number
-    },
-    threads: number,
-  ): NativeJob<void>
-  stage(
-    name: TapName | 'end',
-    options: {
-      sequenceLength: number
-      pass: CudaStagedPass
-      hessian?: NativeHessian
-      original?: { block: NativeCudaCalibrationBlock; pass: CudaStagedPass }
-      /** Internal to tests: how many tokens go through the block at once. */
-      tileTokens?: number
-    },
-    threads: number,
-  ): NativeJob<void>
 /**
  * Internal to benchmarks: one piece of work, recorded as a graph and timed again and again by the driver's events.
  * Weights that take turns are read from memory, not from the L2 cache. Activations are F16.

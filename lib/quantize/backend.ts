@@ -47,7 +47,7 @@ export function cudaBackend(threads: number): Backend {
   return {
     kernels: `cuda ${device.image}, ${device.name}`,
     quantizeLinear: (...step) => device.quantizeLinear(...step),
-    fitGroups: native.fitGroups,
+    fitGroups: (...step) => device.fitGroups(...step),
     async block(spec, weights) {
       using handles = new Handles()
       const block = handles.own(new native.DecoderBlock(spec, weights))
