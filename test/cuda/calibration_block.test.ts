@@ -14,7 +14,7 @@ import {
 import { type EmulatedDevice, hasEmulator, openEmulated } from '../support/cuda.js'
 import { FAMILIES, loadFixture, randomTensor } from '../support/decoder.js'
 import { randomParts, tensorsOf } from '../support/packed.js'
-import { INNER, randomBlock, specs } from '../support/random_block.js'
+import { INNER, randomBlock, randomBlockOf, specs } from '../support/random_block.js'
 import { referenceBlock } from '../support/reference_block.js'
 
 const skip = !hasEmulator()
@@ -258,6 +258,19 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     }
     for (const [i, whole] of sums.slice(0, 4).entries())
       expect(error(sums[i + 4]!, whole)).toBeLessThan(BOUND)
+  })
+
+  // More heads to a head of keys than a tile of queries has rows, and more shared memory than a launch has unasked.
+  it('attends with many long heads', async () => {
+    const heads = randomBlockOf({ spec: { heads: 10, kvHeads: 1, headDim: 253 } })
+    const wide = new (addon().DecoderBlock)(heads.spec, heads.weights)
+    const deviceBlock = await toDevice(wide)
+    const [states, mine] = [random(18), emulated!.device.states(random(18))]
+    await run(wide.forward(states, { sequenceLength: 9 }, 1))
+    await run(deviceBlock.forward(mine, { sequenceLength: 9 }, 1))
+    expect(error(mine.read(), states, random(18))).toBeLessThan(BOUND)
+    mine.dispose()
+    deviceBlock.dispose()
   })
 
   it('takes float16 and bfloat16 weights as they are', async () => {
