@@ -44,6 +44,7 @@ class CalibrationBlock::Workspace {
       caches_.push_back(std::make_unique<DeviceCache>(block_.device_, block_.layout_, windowLength_));
     PassInput input;
     input.headsOfTile = block_.block_.headsOfTile();
+    input.precision = Precision::Float32;
     for (size_t s = 0; s < tile.sequences; ++s) {
       DeviceCache& cache = *caches_[s];
       if (attends) {
@@ -76,7 +77,7 @@ Status CalibrationBlock::make(std::shared_ptr<Device> device, std::shared_ptr<co
   auto block = std::make_shared<CalibrationBlock>();
   SLIM_RETURN_IF_ERROR(DeviceBlock::begin(*device, *source, "block", Precision::Float32, block->block_));
   auto layout = std::make_shared<CacheLayout>();
-  layout->add(source->spec());
+  layout->add(source->spec(), sizeof(float));
   block->layout_ = std::move(layout);
   block->device_ = std::move(device);
   block->source_ = std::move(source);

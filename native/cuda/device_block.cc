@@ -150,7 +150,7 @@ Status DeviceBlock::prepareHeads(Device& device, DevicePass& pass, const Positio
   a.pagesOfSequence = uint32_t(pass.shape.pagesOfSequence);
   a.eps = query_ ? query_.eps : key_.eps;
   a.scale = spec_.attention.scale;
-  return device.launch("prepareHeads",
+  return device.launch(precision_ == Precision::Float32 ? "prepareHeadsF32" : "prepareHeads",
                        {.gridX = unsigned(pass.shape.rows),
                         .gridY = unsigned(divideUp(spec_.heads + spec_.kvHeads, kWarps)),
                         .threads = 32 * kWarps},
@@ -193,9 +193,13 @@ Status DeviceBlock::attendHeads(Device& device, DevicePass& pass, size_t blockOf
                           .sharedBytes = promptSharedBytes(headDim)},
                          a, about);
   }
-  const Launch launch{
-      .gridX = unsigned(shape.tiles), .gridY = headBlocks, .gridZ = unsigned(shape.slices), .threads = 128};
-  SLIM_RETURN_IF_ERROR(device.launch("attend", launch, a, about));
+  const bool float32 = precision_ == Precision::Float32;
+  const Launch launch{.gridX = unsigned(shape.tiles),
+                      .gridY = headBlocks,
+                      .gridZ = unsigned(shape.slices),
+                      .threads = 128,
+                      .sharedBytes = float32 ? attendF32SharedBytes(uint32_t(spec_.headDim)) : 0};
+  SLIM_RETURN_IF_ERROR(device.launch(float32 ? "attendF32" : "attend", launch, a, about));
   if (shape.slices == 1) return Status::success();
   return device.launch("mergeSlices", {.gridX = unsigned(shape.tiles), .gridY = headBlocks, .threads = 128},
                        a, about);

@@ -7,9 +7,9 @@ size_t pagesOf(size_t length) { return (length + kCachePage - 1) / kCachePage; }
 
 }  // namespace
 
-void CacheLayout::add(const BlockSpec& spec) {
+void CacheLayout::add(const BlockSpec& spec, size_t elementBytes) {
   blockOffsets.push_back(pageBytes);
-  pageBytes += 2 * spec.kvHeads * kCachePage * paddedHeadDim(uint32_t(spec.headDim)) * sizeof(uint16_t);
+  pageBytes += 2 * spec.kvHeads * kCachePage * paddedHeadDim(uint32_t(spec.headDim)) * elementBytes;
 }
 
 Status DeviceCache::makePage(Page& out) const {

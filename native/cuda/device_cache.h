@@ -15,7 +15,8 @@ struct CacheLayout {
   std::vector<size_t> blockOffsets;
   size_t pageBytes = 0;
 
-  void add(const BlockSpec& spec);
+  /// `elementBytes`: of a key's or value's elements, float16 or (passes near float32 alone) float32.
+  void add(const BlockSpec& spec, size_t elementBytes = sizeof(uint16_t));
 };
 
 class DeviceCache final : public SequenceCache {

@@ -6,6 +6,23 @@
 #include "cuda/multiply.h"
 
 namespace slim::cuda {
+namespace {
+
+/// Any weight as float32.
+Status widen(const Weight& weight, ThreadPool& pool, const CancelFlag& cancelled, TensorPtr& out) {
+  if (weight.dense && weight.dense->dtype() == DType::F32) {
+    out = weight.dense;
+    return Status::success();
+  }
+  if (weight.dense) return convert(*weight.dense, DType::F32, pool, cancelled, out);
+  SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {weight.rows, weight.cols}, out));
+  pool.parallelFor(weight.rows, [&](size_t row, int) {
+    if (!cancelled.load()) weight.read(row, out->as<float>() + row * weight.cols);
+  });
+  return cancelled.load() ? Status::aborted() : Status::success();
+}
+
+}  // namespace
 
 ActivationType typeOf(DType dtype) {
   return dtype == DType::F32   ? ActivationType::F32
@@ -28,12 +45,12 @@ Status DeviceLinear::make(const std::shared_ptr<Device>& device, const Linear& s
   DeviceLinear linear;
   linear.rows_ = source.weight.rows;
   linear.cols_ = source.weight.cols;
-  if (source.weight.packed)
-    SLIM_RETURN_IF_ERROR(PackedLinear::make(device, *source.weight.packed, pool, cancelled, linear.packed_));
   linear.precision_ = options.precision;
   TensorPtr dense = source.weight.dense;
-  if (dense && options.precision == Precision::Float32 && dense->dtype() != DType::F32)
-    SLIM_RETURN_IF_ERROR(convert(*source.weight.dense, DType::F32, pool, cancelled, dense));
+  if (options.precision == Precision::Float32)
+    SLIM_RETURN_IF_ERROR(widen(source.weight, pool, cancelled, dense));
+  else if (source.weight.packed)
+    SLIM_RETURN_IF_ERROR(PackedLinear::make(device, *source.weight.packed, pool, cancelled, linear.packed_));
   const auto lock = device->use();
   linear.dense_ = options.dense;
   if (dense && !linear.dense_) SLIM_RETURN_IF_ERROR(uploadMatrix(*device, *dense, about, linear.dense_));
@@ -49,10 +66,12 @@ Status DeviceLinear::multiply(Device& device, const DeviceActivations& x, std::s
   bool scaled = false;
   for (const Product& product : products) {
     const DeviceLinear& linear = *product.linear;
+    if (linear.precision_ == Precision::Float32) {
+      SLIM_RETURN_IF_ERROR(linear.multiplyPrecisely(device, x, product));
+      continue;
+    }
     if (!linear.packed_) {
-      SLIM_RETURN_IF_ERROR(linear.precision_ == Precision::Float32
-                               ? linear.multiplyPrecisely(device, x, product)
-                               : linear.multiplyDense(device, x, product));
+      SLIM_RETURN_IF_ERROR(linear.multiplyDense(device, x, product));
       continue;
     }
     if (!scaled) SLIM_RETURN_IF_ERROR(PackedLinear::scaleTokens(device, x, linear.cols_, scratch));

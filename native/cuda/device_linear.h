@@ -26,8 +26,9 @@ Status reserve(Device& device, size_t count, const std::string& about, DeviceBuf
   return device.allocate(count, about, buffer);
 }
 
-/// Of products with dense weights: their own type, and the activations of many tokens rounded to 11 bits; or
-/// float32 weights, and products near float32 (multiply.h).
+/// Tf32: packed weights as they are, dense ones in their own type; activations of many tokens are rounded to
+/// 11 bits; keys and values are float16. Float32: all weights in float32, products near it (multiply.h), as
+/// keys and values are.
 enum class Precision { Tf32, Float32 };
 
 class DeviceLinear {

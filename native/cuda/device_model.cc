@@ -103,9 +103,8 @@ Status DeviceModel::growRotaries(size_t positions, ThreadPool& pool) const {
 Status DeviceModel::queue(DevicePass& pass) const {
   SLIM_RETURN_IF_ERROR(embedding_.run(*device_, pass));
   for (size_t i = 0; i < blocks_.size(); ++i)
-    SLIM_RETURN_IF_ERROR(
-        blocks_[i].run(*device_, pass, pass.states.address(),
-                       {rotaries_[rotaryOf_[i]].table.address(), layout_->blockOffsets[i]}));
+    SLIM_RETURN_IF_ERROR(blocks_[i].run(*device_, pass, pass.states.address(),
+                                        {rotaries_[rotaryOf_[i]].table.address(), layout_->blockOffsets[i]}));
   if (pass.shape.logitRows == 0) return Status::success();
   return project(pass, pass.states.address(), pass.logitRows, pass.shape.logitRows);
 }

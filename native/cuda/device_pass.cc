@@ -27,7 +27,7 @@ PassShape PassInput::shape() const {
     shape.rows += chunk.length;
   }
   const bool few = longest <= kMostFewTokens;
-  shape.tileRows = few ? kQueryRows : kPromptRows;
+  shape.tileRows = few || precision == Precision::Float32 ? kQueryRows : kPromptRows;
   for (const PassChunk& chunk : chunks) shape.tiles += divideUp(chunk.length, shape.tileRows / headsOfTile);
   // Powers of two: a recorded pass serves a sequence until it is twice as long.
   shape.pagesOfSequence = std::bit_ceil(pages);

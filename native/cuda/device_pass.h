@@ -31,7 +31,8 @@ struct PassInput {
   std::vector<int32_t> ids;  // none where the pass starts from states
   std::vector<PassChunk> chunks;
   std::vector<int32_t> logitRows;
-  size_t headsOfTile = 1;  // of the attention: a tile has tileRows / headsOfTile tokens
+  size_t headsOfTile = 1;                 // of the attention: a tile has tileRows / headsOfTile tokens
+  Precision precision = Precision::Tf32;  // Float32: keys and values are, too, and no tensor cores attend
 
   PassShape shape() const;
 };

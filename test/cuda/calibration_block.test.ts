@@ -14,7 +14,7 @@ import {
 import { type EmulatedDevice, hasEmulator, openEmulated } from '../support/cuda.js'
 import { FAMILIES, loadFixture, randomTensor } from '../support/decoder.js'
 import { randomParts, tensorsOf } from '../support/packed.js'
-import { INNER, randomBlock, specs } from '../support/random_block.js'
+import { INNER, randomBlock, randomBlockOf, specs } from '../support/random_block.js'
 import { referenceBlock } from '../support/reference_block.js'
 
 const skip = !hasEmulator()
@@ -23,14 +23,8 @@ afterAll(() => emulated?.close())
 
 const TAPS = ['qkv', 'o', 'gateUp', 'down'] as const
 
-/**
- * Keys, values, and what prompts' attention multiplies are rounded to float16 on the device; all else is near float32.
- * Measured: up to 5e-4 of what a block adds to its states, 3e-4 of a Hessian.
- */
-const OUTPUT_BOUND = 1e-3
-const HESSIAN_BOUND = 1e-3
-/** Of what no attention has touched. */
-const EXACT_BOUND = 1e-5
+/** Of what a block adds to its states, of a Hessian (Frobenius). Measured: up to 9e-7. */
+const BOUND = 3e-6
 
 const norm = (values: Float32Array) => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
 const minus = (a: Float32Array, b: Float32Array) => a.map((value, i) => value - b[i]!)
@@ -79,14 +73,13 @@ describe.skipIf(skip).each(FAMILIES)('a block of %s on the emulated device', (fa
     expect(deviceStates.read().toBytes()).toEqual(inputs().toBytes())
     for (const tap of TAPS) {
       expect(given[tap].sequences).toBe(windows)
-      const bound = tap === 'qkv' ? EXACT_BOUND : HESSIAN_BOUND
-      expect(error(given[tap].matrix(), expected[tap].matrix()), tap).toBeLessThan(bound)
-      expect(error(given[tap].samples(), expected[tap].samples()), tap).toBeLessThan(bound)
+      expect(error(given[tap].matrix(), expected[tap].matrix()), tap).toBeLessThan(BOUND)
+      expect(error(given[tap].samples(), expected[tap].samples()), tap).toBeLessThan(BOUND)
       given[tap].dispose()
     }
     await run(blocks[0]!.forward(states, options, 1))
     await run(block.forward(deviceStates, options, 1))
-    expect(error(deviceStates.read(), states, inputs())).toBeLessThan(OUTPUT_BOUND)
+    expect(error(deviceStates.read(), states, inputs())).toBeLessThan(BOUND)
     deviceStates.dispose()
     block.dispose()
   })
@@ -161,14 +154,13 @@ describe.skipIf(skip).each(Object.keys(specs))('the stages of a block %s on the 
     for (const tap of TAPS) {
       await run(block.stage(tap, { ...options, hessian: expected[tap] }, 1))
       await run(deviceBlock.stage(tap, { ...deviceOptions, hessian: given[tap] }, 1))
-      const bound = tap === 'qkv' ? EXACT_BOUND : HESSIAN_BOUND
-      expect(error(given[tap].matrix(), expected[tap].matrix()), tap).toBeLessThan(bound)
+      expect(error(given[tap].matrix(), expected[tap].matrix()), tap).toBeLessThan(BOUND)
 
       const x = inputsOf(inputs, tap)
       const { inputs: inputDrift, states: stateDrift } = given[tap].drift()
       const expectDrift = (drifted: NativeTensor | null, a: number[][], b: number[][]) => {
         const sum = addon().tensorFrom(drift(a, b, x), 'F32', [a[0]!.length, sizes[tap]])
-        expect(error(drifted!, sum), tap).toBeLessThan(5 * bound)
+        expect(error(drifted!, sum), tap).toBeLessThan(BOUND)
       }
       expectDrift(inputDrift, inputsOf(originals, tap), x)
       const normed = tap === 'o' ? 'postAttention' : 'postMlp'
@@ -185,9 +177,9 @@ describe.skipIf(skip).each(Object.keys(specs))('the stages of a block %s on the 
       [devicePass, pass, inputs],
       [deviceBeside, beside, originals],
     ] as const) {
-      expect(error(mine.states.read(), theirs.states, from)).toBeLessThan(OUTPUT_BOUND)
-      expect(error(mine.attended.read(), theirs.attended)).toBeLessThan(OUTPUT_BOUND)
-      expect(error(mine.inner.read(), theirs.inner)).toBeLessThan(OUTPUT_BOUND)
+      expect(error(mine.states.read(), theirs.states, from)).toBeLessThan(BOUND)
+      expect(error(mine.attended.read(), theirs.attended)).toBeLessThan(BOUND)
+      expect(error(mine.inner.read(), theirs.inner)).toBeLessThan(BOUND)
       for (const states of partsOf(mine)) states.dispose()
     }
     deviceBlock.dispose()
@@ -224,10 +216,10 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
         const given = hessians(sizes, onDevice)
         await run(deviceBlock.forward(mine, { ...options, taps: given }, 1))
         await run(deviceBlock.forward(mine, options, 1))
-        expect(error(mine.read(), states, random(tokens))).toBeLessThan(OUTPUT_BOUND)
+        expect(error(mine.read(), states, random(tokens))).toBeLessThan(BOUND)
         for (const tap of TAPS) {
           expect(given[tap].sequences).toBe(windows)
-          expect(error(given[tap].matrix(), expected[tap].matrix()), tap).toBeLessThan(HESSIAN_BOUND)
+          expect(error(given[tap].matrix(), expected[tap].matrix()), tap).toBeLessThan(BOUND)
         }
         const pass = devicePassOf(random(tokens), sizes, onHost)
         const original = { block: deviceBlock, pass: devicePassOf(random(tokens, 6), sizes, onHost) }
@@ -265,7 +257,20 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
       }
     }
     for (const [i, whole] of sums.slice(0, 4).entries())
-      expect(error(sums[i + 4]!, whole)).toBeLessThan(OUTPUT_BOUND)
+      expect(error(sums[i + 4]!, whole)).toBeLessThan(BOUND)
+  })
+
+  // More heads to a head of keys than a tile of queries has rows, and more shared memory than a launch has unasked.
+  it('attends with many long heads', async () => {
+    const heads = randomBlockOf({ spec: { heads: 10, kvHeads: 1, headDim: 253 } })
+    const wide = new (addon().DecoderBlock)(heads.spec, heads.weights)
+    const deviceBlock = await toDevice(wide)
+    const [states, mine] = [random(18), emulated!.device.states(random(18))]
+    await run(wide.forward(states, { sequenceLength: 9 }, 1))
+    await run(deviceBlock.forward(mine, { sequenceLength: 9 }, 1))
+    expect(error(mine.read(), states, random(18))).toBeLessThan(BOUND)
+    mine.dispose()
+    deviceBlock.dispose()
   })
 
   it('takes float16 and bfloat16 weights as they are', async () => {
@@ -276,14 +281,13 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
       const [states, mine] = [inputs(), emulated!.device.states(inputs())]
       await run(blocks[0]!.forward(states, { sequenceLength: 11 }, 1))
       await run(deviceBlock.forward(mine, { sequenceLength: 11 }, 1))
-      expect(error(mine.read(), states, inputs())).toBeLessThan(OUTPUT_BOUND)
+      expect(error(mine.read(), states, inputs())).toBeLessThan(BOUND)
       mine.dispose()
       deviceBlock.dispose()
     }
   })
 
-  // Packed products take their inputs rounded to 11 bits.
-  it('runs packed layers beside dense ones', async () => {
+  it('takes packed layers beside dense ones', async () => {
     const bits = Uint8Array.of(4, 3)
     const parts = await randomParts(spec.heads * spec.headDim, spec.hiddenSize, 16, bits)
     const q = new (addon().PackedMatrix)(await tensorsOf(parts))
@@ -295,7 +299,7 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     const [states, mine] = [random(42), emulated!.device.states(random(42))]
     await run(mixed.forward(states, { sequenceLength: 21 }, 1))
     await run(deviceBlock.forward(mine, { sequenceLength: 21 }, 1))
-    expect(error(mine.read(), states, random(42))).toBeLessThan(2 * OUTPUT_BOUND)
+    expect(error(mine.read(), states, random(42))).toBeLessThan(BOUND)
     mine.dispose()
     deviceBlock.dispose()
   })

@@ -6,8 +6,15 @@
 namespace slim::cuda {
 
 constexpr int kAttentionThreads = 128;
-/// 8 float16 more than the head: 16-byte loads of 8 rows at once lie in different banks.
+/// Of keys in float16, of the longest head.
 constexpr uint32_t kKeyStride = kMostHeadDim + 8;
+
+__device__ __forceinline__ float2 loadPair(const float* from) {
+  return *reinterpret_cast<const float2*>(from);
+}
+__device__ __forceinline__ float2 loadPair(const __half* from) {
+  return __half22float2(*reinterpret_cast<const __half2*>(from));
+}
 
 __device__ __forceinline__ float minusInfinity() { return __int_as_float(0xff800000); }
 
@@ -16,15 +23,11 @@ __device__ __forceinline__ float expBelow(float x, float highest) {
   return x == minusInfinity() ? 0.0f : expf(x - highest);
 }
 
-}  // namespace slim::cuda
-
 /// A tile's queries (blockIdx.x) of the heads of one block of heads (blockIdx.y) over one slice of the pages
-/// (blockIdx.z).
-extern "C" __global__ void __launch_bounds__(slim::cuda::kAttentionThreads)
-    attend(const __grid_constant__ slim::cuda::AttentionArguments a) {
-  using namespace slim::cuda;
+/// (blockIdx.z), whose elements are of this type. `keys` is shared memory for those of a page.
+template <typename Element>
+__device__ __forceinline__ void attendRows(const AttentionArguments& a, Element* keys) {
   __shared__ __align__(16) float queries[kQueryRows][kMostHeadDim];
-  __shared__ __align__(16) __half keys[kCachePage * kKeyStride];
   __shared__ float scores[kQueryRows][kCachePage];
   __shared__ float factors[kQueryRows];  // what the sums so far are to be multiplied with
   __shared__ float finals[kQueryRows][2];
@@ -35,7 +38,9 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kAttentionThreads)
   const uint32_t headInKv = blockIdx.y % blocksOfKv * a.headsOfTile;
   const uint32_t heads = min(a.headsOfTile, shared - headInKv), firstHead = kvHead * shared + headInKv;
   const uint32_t rows = tile.tokens * heads;
-  const uint32_t padded = paddedHeadDim(a.headDim), keyStride = padded + 8;
+  constexpr uint32_t kVector = 16 / sizeof(Element);
+  // 16 bytes more than the head: 16-byte loads of 8 rows at once lie in different banks.
+  const uint32_t padded = paddedHeadDim(a.headDim), keyStride = padded + kVector;
   const HeadPlaces places{a.heads, a.kvHeads, a.headDim, a.perHead};
 
   const uint32_t end = tile.firstPosition + tile.tokens;
@@ -68,15 +73,15 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kAttentionThreads)
   for (uint32_t page = firstPage; page < endPage; ++page) {
     const uint64_t address = a.pages[uint64_t(tile.sequence) * a.pagesOfSequence + page];
     const uint32_t start = page * kCachePage, count = min(end - start, kCachePage);
-    const __half* keyRows = cacheRows(address, a.blockOffset, 0, a.kvHeads, kvHead, a.headDim);
-    const __half* valueRows = cacheRows(address, a.blockOffset, 1, a.kvHeads, kvHead, a.headDim);
+    const Element* keyRows = cacheRows<Element>(address, a.blockOffset, 0, a.kvHeads, kvHead, a.headDim);
+    const Element* valueRows = cacheRows<Element>(address, a.blockOffset, 1, a.kvHeads, kvHead, a.headDim);
     __syncthreads();  // the last page's keys and scores have been read
-    const uint32_t vectorsOfRow = padded / 8;
+    const uint32_t vectorsOfRow = padded / kVector;
     for (uint32_t i = thread; i < kCachePage * vectorsOfRow; i += kAttentionThreads) {
       const uint32_t p = i / vectorsOfRow, v = i % vectorsOfRow;
       uint4 vector = make_uint4(0, 0, 0, 0);
       if (p < count) vector = reinterpret_cast<const uint4*>(keyRows + p * padded)[v];
-      *reinterpret_cast<uint4*>(keys + p * keyStride + 8 * v) = vector;
+      *reinterpret_cast<uint4*>(keys + p * keyStride + kVector * v) = vector;
     }
     __syncthreads();
 
@@ -130,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kAttentionThreads)
         sums[i][1] *= factors[r];
       }
       for (uint32_t p = 0; p < count; ++p) {
-        const float2 value = __half22float2(reinterpret_cast<const __half2*>(valueRows + p * padded)[pair]);
+        const float2 value = loadPair(valueRows + p * padded + 2 * pair);
 #pragma unroll
         for (uint32_t i = 0; i < kQueryRows; ++i) {
           const uint32_t r = group + i * groups;
@@ -166,6 +171,19 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kAttentionThreads)
             sums[i][j] / finals[r][1];
     }
   }
+}
+
+}  // namespace slim::cuda
+
+extern "C" __global__ void __launch_bounds__(slim::cuda::kAttentionThreads)
+    attend(const __grid_constant__ slim::cuda::AttentionArguments a) {
+  __shared__ __align__(16) __half keys[slim::cuda::kCachePage * slim::cuda::kKeyStride];
+  slim::cuda::attendRows(a, keys);
+}
+extern "C" __global__ void __launch_bounds__(slim::cuda::kAttentionThreads)
+    attendF32(const __grid_constant__ slim::cuda::AttentionArguments a) {
+  extern __shared__ __align__(16) float floatKeys[];
+  slim::cuda::attendRows(a, floatKeys);
 }
 
 /// Puts the slices of a tile (blockIdx.x) and block of heads (blockIdx.y) together, in their order.

@@ -48,8 +48,8 @@ struct NormArguments {
   float eps;
 };
 
-/// prepareHeads: rows of projected q, k, v: q and k normed per head and turned, q scaled in place; k and v
-/// stored in the cache as float16.
+/// prepareHeads, prepareHeadsF32: rows of projected q, k, v: q and k normed per head and turned, q scaled in
+/// place; k and v stored in the cache as float16 or float32.
 struct PrepareHeadsArguments {
   Address<float> qkv;                                               // [rows, qkvStride]
   Address<const float> queryWeight, queryBias, keyWeight, keyBias;  // null: no norm, no bias
@@ -71,7 +71,13 @@ SLIM_HOST_DEVICE constexpr uint32_t promptSharedBytes(uint32_t headDim) {
   return (kPromptRows + 2 * kCachePage) * ((headDim + 15) / 16 * 16 + 8) * 2;
 }
 
-/// attend, mergeSlices, attendPrompt…: out [rows, outStride] = softmax(q · K) V over a sequence's cache.
+/// Dynamic shared memory of attendF32.
+SLIM_HOST_DEVICE constexpr uint32_t attendF32SharedBytes(uint32_t headDim) {
+  return kCachePage * (paddedHeadDim(headDim) + 4) * 4;
+}
+
+/// attend, attendF32, mergeSlices, attendPrompt…: out [rows, outStride] = softmax(q · K) V over a sequence's
+/// cache.
 struct AttentionArguments {
   Address<const float> qkv;  // [rows, qkvStride], from prepareHeads
   Address<float> out;

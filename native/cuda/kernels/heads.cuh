@@ -15,21 +15,22 @@ struct HeadPlaces {
   }
 };
 
-/// A block's keys (values: kind 1) of one head in a page: [kCachePage][padded headDim] float16.
-__device__ __forceinline__ __half* cacheRows(uint64_t page, uint64_t blockOffset, uint32_t kind,
-                                             uint32_t kvHeads, uint32_t head, uint32_t headDim) {
-  return reinterpret_cast<__half*>(page + blockOffset) +
+/// A block's keys (values: kind 1) of one head in a page: [kCachePage][padded headDim].
+template <typename Element = __half>
+__device__ __forceinline__ Element* cacheRows(uint64_t page, uint64_t blockOffset, uint32_t kind,
+                                              uint32_t kvHeads, uint32_t head, uint32_t headDim) {
+  return reinterpret_cast<Element*>(page + blockOffset) +
          uint64_t(kind * kvHeads + head) * kCachePage * paddedHeadDim(headDim);
 }
 
+__device__ __forceinline__ void storeElement(float value, __half& to) { to = __float2half_rn(value); }
+__device__ __forceinline__ void storeElement(float value, float& to) { to = value; }
+
 constexpr int kPrepareWarps = 4;
 
-}  // namespace slim::cuda
-
 /// One warp a head of a row: first the queries, then the keys with their values.
-extern "C" __global__ void __launch_bounds__(32 * slim::cuda::kPrepareWarps)
-    prepareHeads(const __grid_constant__ slim::cuda::PrepareHeadsArguments a) {
-  using namespace slim::cuda;
+template <typename Element>
+__device__ __forceinline__ void prepareRows(const PrepareHeadsArguments& a) {
   __shared__ float heads[kPrepareWarps][kMostHeadDim];
   const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const uint32_t row = blockIdx.x, task = blockIdx.y * kPrepareWarps + warp;
@@ -76,10 +77,21 @@ extern "C" __global__ void __launch_bounds__(32 * slim::cuda::kPrepareWarps)
   const float* value = qkv + places.value(head);
   const uint64_t page = a.pages[uint64_t(a.sequences[row]) * a.pagesOfSequence + position / kCachePage];
   const uint32_t padded = paddedHeadDim(a.headDim), at = position % kCachePage * padded;
-  __half* keys = cacheRows(page, a.blockOffset, 0, a.kvHeads, head, a.headDim) + at;
-  __half* values = cacheRows(page, a.blockOffset, 1, a.kvHeads, head, a.headDim) + at;
+  Element* keys = cacheRows<Element>(page, a.blockOffset, 0, a.kvHeads, head, a.headDim) + at;
+  Element* values = cacheRows<Element>(page, a.blockOffset, 1, a.kvHeads, head, a.headDim) + at;
   for (uint32_t d = lane; d < padded; d += 32) {
-    keys[d] = __float2half_rn(d < a.headDim ? turned(d) : 0.0f);
-    values[d] = __float2half_rn(d < a.headDim ? value[d] : 0.0f);
+    storeElement(d < a.headDim ? turned(d) : 0.0f, keys[d]);
+    storeElement(d < a.headDim ? value[d] : 0.0f, values[d]);
   }
+}
+
+}  // namespace slim::cuda
+
+extern "C" __global__ void __launch_bounds__(32 * slim::cuda::kPrepareWarps)
+    prepareHeads(const __grid_constant__ slim::cuda::PrepareHeadsArguments a) {
+  slim::cuda::prepareRows<__half>(a);
+}
+extern "C" __global__ void __launch_bounds__(32 * slim::cuda::kPrepareWarps)
+    prepareHeadsF32(const __grid_constant__ slim::cuda::PrepareHeadsArguments a) {
+  slim::cuda::prepareRows<float>(a);
 }
