@@ -3,11 +3,12 @@ import { afterAll, describe, expect, it } from 'vitest'
 import type { BlockSpec } from '../../lib/architecture/index.js'
 import {
   addon,
-  type CudaStagedPass,
+  type NativeCudaStates,
   type NativeDecoderBlock,
   type NativeHessian,
   type NativeTensor,
   run,
+  type StagedPass,
   type StagedPass,
   type TapName,
 } from '../../lib/native/addon.js'
@@ -91,7 +92,7 @@ const passOf = (states: NativeTensor, { o, down }: Sizes): StagedPass => ({
   attended: addon().allocateTensor('F32', [states.shape[0]!, o]),
   inner: addon().allocateTensor('F32', [states.shape[0]!, down]),
 })
-function devicePassOf(states: NativeTensor, { o, down }: Sizes, onHost = false): CudaStagedPass {
+function devicePassOf(states: NativeTensor, { o, down }: Sizes, onHost = false): StagedPass<NativeCudaStates> {
   const { device } = emulated!
   const tokens = states.shape[0]!
   return {
@@ -100,7 +101,7 @@ function devicePassOf(states: NativeTensor, { o, down }: Sizes, onHost = false):
     inner: device.states({ tokens, width: down }, { onHost }),
   }
 }
-const partsOf = (pass: CudaStagedPass) => [pass.states, pass.attended, pass.inner]
+const partsOf = (pass: StagedPass<NativeCudaStates>) => [pass.states, pass.attended, pass.inner]
 
 /** Σ (a − b)ᵀ x over tokens, plain float64: [width of a, width of x]. */
 function drift(a: number[][], b: number[][], x: number[][]): Float32Array {
@@ -141,8 +142,8 @@ describe.skipIf(skip).each(Object.keys(specs))('the stages of a block %s on the 
       addon().tensorFrom(originals.toFloat32Array(), 'F32', shape),
     ].map((states) => passOf(states, sizes)) as [StagedPass, StagedPass]
     const [devicePass, deviceBeside] = [inputs, originals].map((states) => devicePassOf(states, sizes)) as [
-      CudaStagedPass,
-      CudaStagedPass,
+      StagedPass<NativeCudaStates>,
+      StagedPass<NativeCudaStates>,
     ]
     const options = { sequenceLength: length, pass, original: { block, pass: beside } }
     const deviceOptions = {
