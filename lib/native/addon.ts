@@ -56,8 +56,16 @@ export interface NativeMappedFile {
 export interface NativeHessian {
   readonly size: number
   readonly sequences: number
-  /** Adds x [tokens, size] float32, `sequences` sequences. */
-  add(x: NativeTensor, sequences: number, threads: number): NativeJob<void>
+  /**
+   * Adds x [tokens, size] float32, `sequences` sequences. `original` is internal to tests: the original model's inputs
+   * [tokens, size], and the states [tokens, channels] of both models that the layer's outputs are added to.
+   */
+  add(
+    x: NativeTensor,
+    sequences: number,
+    threads: number,
+    original?: { x?: NativeTensor; states?: NativeTensor; quantizedStates?: NativeTensor },
+  ): NativeJob<void>
   /** H as float32 [size, size]. */
   matrix(): NativeTensor
   /** The kept rows, float32 [kept, size]. */

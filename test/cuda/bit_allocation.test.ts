@@ -1,5 +1,4 @@
 /** SBA on the emulated device against the CPU, over odd shapes and on the golden vectors of the PyTorch reference. */
-import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { addon, run } from '../../lib/native/addon.js'
 import { type EmulatedDevice, hasEmulator, openEmulated } from '../support/cuda.js'
