@@ -461,6 +461,24 @@ export interface NativeCudaDevice {
   quantizeLinear: NativeAddon['quantizeLinear']
   /** Internal to tests: as addon().allocateBits. */
   allocateBits: NativeAddon['allocateBits']
+  /** As addon().fitGroups, for groups of up to 256 columns. */
+  fitGroups(
+    weight: NativeTensor,
+    groupBits: Uint8Array,
+    options: { groupSize: number; quantizer: Quantizer },
+    threads: number,
+  ): NativeJob<NativePackedMatrix>
+  /**
+   * Internal to tests: addon().gptq with the factor U (F32 [cols, cols]) given; `costs` (F32 [cols]) are the Hessian's
+   * diagonal, which the wide search weighs errors by (default: all alike).
+   */
+  gptq(
+    weight: NativeTensor,
+    upper: NativeTensor,
+    groupBits: Uint8Array,
+    options: { groupSize: number; quantizer: Quantizer; costs?: NativeTensor },
+    threads: number,
+  ): NativeJob<NativePackedMatrix>
   /** The device's memory is given back when what lies on it is disposed, too. */
   dispose(): void
 }

@@ -72,6 +72,8 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                       instanceMethod<&CudaDeviceObject::quantizeLinear>("quantizeLinear"),
                       instanceMethod<&CudaDeviceObject::inverseFactor>("inverseFactor"),
                       instanceMethod<&CudaDeviceObject::relativeOutputError>("relativeOutputError"),
+                      instanceMethod<&CudaDeviceObject::fitGroups>("fitGroups"),
+                      instanceMethod<&CudaDeviceObject::gptq>("gptq"),
                       instanceMethod<&CudaDeviceObject::dispose>("dispose")});
 }
 

@@ -26,6 +26,8 @@ class CudaDeviceObject : public NativeObject<CudaDeviceObject> {
   Napi::Value quantizeLinear(const Napi::CallbackInfo& info);
   Napi::Value inverseFactor(const Napi::CallbackInfo& info);
   Napi::Value relativeOutputError(const Napi::CallbackInfo& info);
+  Napi::Value fitGroups(const Napi::CallbackInfo& info);  // cuda_quantization.cc, as gptq
+  Napi::Value gptq(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<cuda::Device> device(const Napi::CallbackInfo& info) const;
 

@@ -5,6 +5,7 @@
 #include "cuda/kernels/cholesky.cuh"
 #include "cuda/kernels/dense.cuh"
 #include "cuda/kernels/embedding.cuh"
+#include "cuda/kernels/group_quantization.cuh"
 #include "cuda/kernels/matrix.cuh"
 #include "cuda/kernels/matrix_operations.cuh"
 #include "cuda/kernels/multiply.cuh"

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "core/half.h"
-#include "quant/groups.h"
 #include "quant/packed_decode.h"
 
 namespace slim {
@@ -79,6 +78,14 @@ Status checkBytes(const char* name, const Tensor& tensor, size_t bytes) {
 
 }  // namespace
 
+PackedOffsets::PackedOffsets(const Groups& groups, size_t rows, const uint8_t* groupBits)
+    : codes(1, 0), zeros(1, 0) {
+  for (size_t g = 0; g < groups.count(); ++g) {
+    codes.push_back(codes[g] + groupCodeBytes(groups, g, rows, groupBits[g]));
+    zeros.push_back(zeros[g] + groupZeroBytes(rows, groupBits[g]));
+  }
+}
+
 Status PackedMatrix::fromParts(size_t rows, size_t cols, size_t groupSize, TensorPtr qweight,
                                TensorPtr groupBits, TensorPtr scales, TensorPtr qzeros,
                                std::shared_ptr<PackedMatrix>& out) {
@@ -97,19 +104,16 @@ Status PackedMatrix::fromParts(size_t rows, size_t cols, size_t groupSize, Tenso
   const size_t count = groups.count();
   SLIM_RETURN_IF_ERROR(checkBytes("group_bits", *groupBits, count));
   SLIM_RETURN_IF_ERROR(checkBytes("scales", *scales, count * rows * 2));
-  auto matrix = std::make_shared<PackedMatrix>();
-  matrix->codeOffset_.assign(1, 0);
-  matrix->zeroOffset_.assign(1, 0);
   for (size_t g = 0; g < count; ++g) {
     const size_t bits = groupBits->data()[g];
     if (bits < 1 || bits > 8)
       return Status::invalidArgument("group_bits[" + std::to_string(g) + "]", "1 to 8 bits",
                                      std::to_string(bits));
-    matrix->codeOffset_.push_back(matrix->codeOffset_[g] + groupCodeBytes(groups, g, rows, bits));
-    matrix->zeroOffset_.push_back(matrix->zeroOffset_[g] + groupZeroBytes(rows, bits));
   }
-  SLIM_RETURN_IF_ERROR(checkBytes("qweight", *qweight, matrix->codeOffset_[count]));
-  SLIM_RETURN_IF_ERROR(checkBytes("qzeros", *qzeros, matrix->zeroOffset_[count]));
+  auto matrix = std::make_shared<PackedMatrix>();
+  const PackedOffsets& offsets = matrix->offsets_ = PackedOffsets(groups, rows, groupBits->data());
+  SLIM_RETURN_IF_ERROR(checkBytes("qweight", *qweight, offsets.codes[count]));
+  SLIM_RETURN_IF_ERROR(checkBytes("qzeros", *qzeros, offsets.zeros[count]));
 
   const auto nonFinite = [](const char* name) {
     Status status =
@@ -124,7 +128,7 @@ Status PackedMatrix::fromParts(size_t rows, size_t cols, size_t groupSize, Tenso
   };
   if (!isFinite(scales->data(), count * rows)) return nonFinite("scales");
   for (size_t g = 0; g < count; ++g)
-    if (groupBits->data()[g] == 1 && !isFinite(qzeros->data() + matrix->zeroOffset_[g], rows))
+    if (groupBits->data()[g] == 1 && !isFinite(qzeros->data() + offsets.zeros[g], rows))
       return nonFinite("qzeros");
 
   matrix->rows_ = rows;
@@ -141,16 +145,12 @@ Status PackedMatrix::fromParts(size_t rows, size_t cols, size_t groupSize, Tenso
 Status PackedMatrix::pack(const GroupCodes& codes, std::shared_ptr<PackedMatrix>& out) {
   const Groups groups{codes.cols, codes.groupSize};
   const size_t rows = codes.rows, count = groups.count();
-  size_t codeBytes = 0, zeroBytes = 0;
-  for (size_t g = 0; g < count; ++g) {
-    codeBytes += groupCodeBytes(groups, g, rows, codes.groupBits[g]);
-    zeroBytes += groupZeroBytes(rows, codes.groupBits[g]);
-  }
+  const PackedOffsets offsets(groups, rows, codes.groupBits.data());
   TensorPtr qweight, groupBits, scales, qzeros;
-  SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::U8, {codeBytes}, qweight));
+  SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::U8, {offsets.codes[count]}, qweight));
   SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::U8, {count}, groupBits));
   SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F16, {count, rows}, scales));
-  SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::U8, {zeroBytes}, qzeros));
+  SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::U8, {offsets.zeros[count]}, qzeros));
   std::copy_n(codes.groupBits.data(), count, groupBits->data());
   std::copy_n(codes.scales.data(), count * rows, scales->as<uint16_t>());
   uint8_t *codesOut = qweight->data(), *zerosOut = qzeros->data();
@@ -178,12 +178,12 @@ size_t PackedMatrix::heapBytes() const {
 
 const uint8_t* PackedMatrix::codeString(size_t group, size_t row) const {
   const size_t bytes = bitStringBytes(Groups{cols_, groupSize_}.width(group), groupBits_->data()[group]);
-  return qweight_->data() + codeOffset_[group] + row * bytes;
+  return qweight_->data() + offsets_.codes[group] + row * bytes;
 }
 
 PackedMatrix::RowOfGroup PackedMatrix::rowOfGroup(size_t group, size_t row) const {
   const size_t bits = groupBits_->data()[group];
-  const uint8_t* zeros = qzeros_->data() + zeroOffset_[group];
+  const uint8_t* zeros = qzeros_->data() + offsets_.zeros[group];
   RowOfGroup result{};
   std::memcpy(&result.scale, scales_->data() + (group * rows_ + row) * 2, 2);
   if (bits == 1)
@@ -213,7 +213,7 @@ void PackedMatrix::read(size_t row, size_t start, size_t count, float* out) cons
     const size_t g = column / groupSize_, begin = groups.begin(g), bits = groupBits_->data()[g];
     const size_t n = std::min(groups.end(g), start + count) - column;
     const uint8_t* string = codeString(g, row);
-    const uint8_t* zeros = qzeros_->data() + zeroOffset_[g];
+    const uint8_t* zeros = qzeros_->data() + offsets_.zeros[g];
     const float scale = loadHalf(scales_->data() + (g * rows_ + row) * 2);
     const float offset = bits == 1 ? loadHalf(zeros + row * 2) : float(bitsAt(zeros, row, bits));
     decodeRow(string, bits, column - begin, n, scale, offset, kernels[bits], out);

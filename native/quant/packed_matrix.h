@@ -6,6 +6,7 @@
 
 #include "core/tensor.h"
 #include "cpu/gemm.h"
+#include "quant/groups.h"
 
 namespace slim {
 
@@ -17,6 +18,13 @@ struct GroupCodes {
   std::vector<uint16_t> scales;    // [groups, rows] float16
   std::vector<uint8_t> zeros;  // [groups, rows] integer zero points, 0 … 2^bits − 1 (unused by 1-bit groups)
   std::vector<uint16_t> means;  // [groups, rows] float16, of 1-bit groups alone
+};
+
+/// Bytes at which a group's codes, and its zero points or means, begin [groups + 1].
+struct PackedOffsets {
+  std::vector<size_t> codes, zeros;
+  PackedOffsets() = default;
+  PackedOffsets(const Groups& groups, size_t rows, const uint8_t* groupBits);
 };
 
 /// Canonical layout. The groups lie one after the other in qweight; a group's rows lie one after the other; a
@@ -38,9 +46,8 @@ class PackedMatrix final : public RowReader {
   const TensorPtr& groupBits() const { return groupBits_; }  // U8 [groups]
   const TensorPtr& scales() const { return scales_; }        // F16 [groups, rows]
   const TensorPtr& qzeros() const { return qzeros_; }        // U8 [bytes]
-  /// Bytes at which a group's codes, and its zero points or means, begin [groups + 1].
-  const std::vector<size_t>& codeOffsets() const { return codeOffset_; }
-  const std::vector<size_t>& zeroOffsets() const { return zeroOffset_; }
+  const std::vector<size_t>& codeOffsets() const { return offsets_.codes; }
+  const std::vector<size_t>& zeroOffsets() const { return offsets_.zeros; }
   size_t storedBytes() const;
   size_t heapBytes() const;  // as Tensor::heapBytes
 
@@ -60,7 +67,7 @@ class PackedMatrix final : public RowReader {
 
   size_t rows_ = 0, cols_ = 0, groupSize_ = 0;
   TensorPtr qweight_, groupBits_, scales_, qzeros_;
-  std::vector<size_t> codeOffset_, zeroOffset_;  // [groups + 1] byte offsets
+  PackedOffsets offsets_;
 };
 
 }  // namespace slim
