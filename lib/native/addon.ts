@@ -462,14 +462,9 @@ export interface NativeCudaDevice {
   /** Internal to tests: as addon().allocateBits. */
   allocateBits: NativeAddon['allocateBits']
   /** As addon().fitGroups, for groups of up to 256 columns. */
-  fitGroups(
-    weight: NativeTensor,
-    groupBits: Uint8Array,
-    options: { groupSize: number; quantizer: Quantizer },
-    threads: number,
-  ): NativeJob<NativePackedMatrix>
+  fitGroups: NativeAddon['fitGroups']
   /**
-   * Internal to tests: addon().gptq with the factor U (F32 [cols, cols]) given; `costs` (F32 [cols]) are the Hessian's
+   * Internal to tests: addon().gptq with the factor U (F32 [cols, cols]) given; `costs` (F32 [1, cols]) are the Hessian's
    * diagonal, which the wide search weighs errors by (default: all alike).
    */
   gptq(
