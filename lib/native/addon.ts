@@ -56,8 +56,16 @@ export interface NativeMappedFile {
 export interface NativeHessian {
   readonly size: number
   readonly sequences: number
-  /** Adds x [tokens, size] float32, `sequences` sequences. */
-  add(x: NativeTensor, sequences: number, threads: number): NativeJob<void>
+  /**
+   * Adds x [tokens, size] float32, `sequences` sequences. `original` is internal to tests: the original model's inputs
+   * [tokens, size], and the states [tokens, channels] of both models that the layer's outputs are added to.
+   */
+  add(
+    x: NativeTensor,
+    sequences: number,
+    threads: number,
+    original?: { x?: NativeTensor; states?: NativeTensor; quantizedStates?: NativeTensor },
+  ): NativeJob<void>
   /** H as float32 [size, size]. */
   matrix(): NativeTensor
   /** The kept rows, float32 [kept, size]. */
@@ -480,7 +488,7 @@ export interface NativeCudaDevice {
   /** As addon().fitGroups, for groups of up to 256 columns. */
   fitGroups: NativeAddon['fitGroups']
   /**
-   * Internal to tests: addon().gptq with the factor U (F32 [cols, cols]) given; `costs` (F32 [cols]) are the Hessian's
+   * Internal to tests: addon().gptq with the factor U (F32 [cols, cols]) given; `costs` (F32 [1, cols]) are the Hessian's
    * diagonal, which the wide search weighs errors by (default: all alike).
    */
   gptq(

@@ -61,14 +61,24 @@ Napi::Value CudaHessianObject::add(const Napi::CallbackInfo& info) {
     throw toError(env, Status::invalidArgument(
                            "x", std::string("F32 [tokens, ") + std::to_string(hessian->size()) + "]",
                            describeShape(*x)));
+  const auto original = asOriginal(info[3], *x);
   return startJob(
       env,
       [=](const CancelFlag&) {
         cuda::Device& device = *hessian->device();
         const auto lock = device.use();
-        cuda::DeviceBuffer<float> inputs;
-        SLIM_RETURN_IF_ERROR(device.upload(x->as<float>(), x->elements(), "inputs of a layer", inputs));
-        SLIM_RETURN_IF_ERROR(hessian->add(inputs.address(), x->rows(), x->cols(), sequences));
+        cuda::DeviceBuffer<float> inputs, others[3];
+        const auto upload = [&](const TensorPtr& tensor, cuda::DeviceBuffer<float>& out) {
+          return tensor ? device.upload(tensor->as<float>(), tensor->elements(), "inputs of a layer", out)
+                        : Status::success();
+        };
+        SLIM_RETURN_IF_ERROR(upload(x, inputs));
+        SLIM_RETURN_IF_ERROR(upload(original.x, others[0]));
+        SLIM_RETURN_IF_ERROR(upload(original.states, others[1]));
+        SLIM_RETURN_IF_ERROR(upload(original.quantizedStates, others[2]));
+        SLIM_RETURN_IF_ERROR(hessian->add(inputs.address(), x->rows(), x->cols(), sequences,
+                                          {others[0].address(), others[1].address(), others[2].address(),
+                                           original.states ? original.states->cols() : 0}));
         return device.synchronize();
       },
       [](Napi::Env e) { return e.Undefined(); });

@@ -1,8 +1,8 @@
 // The quantization of whole layers on a device, as methods of CudaDevice.
 #include "addon/arguments.h"
+#include "addon/cuda_hessian_object.h"
 #include "addon/cuda_object.h"
 #include "addon/quant_arguments.h"
-#include "addon/cuda_hessian_object.h"
 #include "cuda/bit_allocation.h"
 #include "cuda/quantize_linear.h"
 
@@ -25,8 +25,9 @@ Napi::Value CudaDeviceObject::allocateBits(const Napi::CallbackInfo& info) {
         SLIM_RETURN_IF_ERROR(
             device->upload(step.samples->as<float>(), step.samples->elements(), "samples", samples));
         return cuda::allocateBits(*device, weight.address(), w.size() / step.weight.groups.cols,
-                                  step.weight.groups, {samples.address(), step.samples->rows(), step.sequences},
-                                  step.salience, step.bits, cancelled, *allocation);
+                                  step.weight.groups,
+                                  {samples.address(), step.samples->rows(), step.sequences}, step.salience,
+                                  step.bits, cancelled, *allocation);
       },
       [=](Napi::Env e) { return toObject(e, *allocation); });
 }

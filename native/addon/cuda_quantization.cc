@@ -39,13 +39,11 @@ Status quantize(cuda::Device& device, const GroupStep& step, ThreadPool& pool, c
 
 GroupStep asGroupStep(const Napi::Value& weight, const Napi::Value& groupBits, const Napi::Object& options) {
   const auto env = weight.Env();
-  auto tensor = asTensor(weight, "weight");
-  const size_t cols = tensor->cols(), size = asSize(options.Get("groupSize"), "options.groupSize", 1);
-  throwIfError(env, checkGroupSize(size, cols));
-  GroupStep step{tensor,
+  const WeightArgument grouped = asGroupedWeight(weight, options.Get("groupSize"), "options.groupSize");
+  GroupStep step{grouped.tensor,
                  nullptr,
                  nullptr,
-                 {cols, size},
+                 grouped.groups,
                  asGroupBits(groupBits, "groupBits"),
                  asQuantizer(options.Get("quantizer"), "options.quantizer")};
   throwIfError(env, checkGroupBits(step.groupBits, step.groups));
@@ -59,15 +57,6 @@ Napi::Value start(Napi::Env env, std::shared_ptr<cuda::Device> device, const Gro
   return startJob(
       env, [=](const CancelFlag& cancelled) { return quantize(*device, step, *pool, cancelled, *packed); },
       [=](Napi::Env e) { return PackedObject::wrap(e, *packed); });
-}
-
-// F32 of this many elements, its last dimension `cols`.
-TensorPtr asFloats(const Napi::Value& value, const std::string& name, const std::string& shape, size_t cols,
-                   size_t elements) {
-  auto tensor = asTensor(value, name);
-  if (tensor->dtype() != DType::F32 || tensor->cols() != cols || tensor->elements() != elements)
-    throw toError(value.Env(), Status::invalidArgument(name, "F32 " + shape, describeShape(*tensor)));
-  return tensor;
 }
 
 }  // namespace
@@ -85,10 +74,9 @@ Napi::Value CudaDeviceObject::gptq(const Napi::CallbackInfo& info) {
   const auto options = asObject(info[3], "options");
   GroupStep step = asGroupStep(info[0], info[2], options);
   const size_t cols = step.groups.cols;
-  const std::string size = std::to_string(cols);
-  step.upper = asFloats(info[1], "upper", "[" + size + ", " + size + "]", cols, cols * cols);
+  step.upper = asFloatMatrix(info[1], "upper", cols, cols);
   if (!isMissing(options.Get("costs")))
-    step.costs = asFloats(options.Get("costs"), "options.costs", "[" + size + "]", cols, cols);
+    step.costs = asFloatMatrix(options.Get("costs"), "options.costs", 1, cols);
   return start(info.Env(), device, step, asThreads(info[4]));
 }
 

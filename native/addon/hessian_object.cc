@@ -53,6 +53,31 @@ Napi::Value HessianObject::getSequences(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), double(hessian(info)->sequences()));
 }
 
+OriginalArgument asOriginal(const Napi::Value& value, const Tensor& x) {
+  if (isMissing(value)) return {};
+  const auto object = asObject(value, "original");
+  const auto matrix = [&](const char* key, size_t cols) {
+    const std::string name = std::string("original.") + key;
+    auto tensor = asOptionalTensor(object.Get(key), name);
+    if (tensor &&
+        (tensor->dtype() != DType::F32 || tensor->rows() != x.rows() || (cols > 0 && tensor->cols() != cols)))
+      throw toError(value.Env(),
+                    Status::invalidArgument(name,
+                                            std::string("F32 [") + std::to_string(x.rows()) + ", " +
+                                                (cols > 0 ? std::to_string(cols) : "channels") + "]",
+                                            describeShape(*tensor)));
+    return tensor;
+  };
+  OriginalArgument original{matrix("x", x.cols()), matrix("states", 0), nullptr};
+  if (!original.states) return original;
+  original.quantizedStates = matrix("quantizedStates", original.states->cols());
+  if (!original.quantizedStates)
+    throwInvalid(value.Env(), "original.quantizedStates", "the states of both models",
+                 object.Get("quantizedStates"));
+  return original;
+}
+
+// add(x, sequences, threads, original?): NativeJob<void>
 Napi::Value HessianObject::add(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   auto hessian = this->hessian(info);
@@ -62,10 +87,18 @@ Napi::Value HessianObject::add(const Napi::CallbackInfo& info) {
   if (x->dtype() != DType::F32 || x->cols() != hessian->size())
     throw toError(env, Status::invalidArgument("x", "F32 [tokens, " + std::to_string(hessian->size()) + "]",
                                                describeShape(*x)));
+  const auto original = asOriginal(info[3], *x);
   return startJob(
       env,
       [=](const CancelFlag&) {
-        hessian->add(x->as<float>(), x->rows(), x->cols(), sequences, *pool);
+        OriginalInputs inputs;
+        if (original.x) inputs.x = original.x->as<float>();
+        if (original.states) {
+          inputs.states = original.states->as<float>();
+          inputs.quantizedStates = original.quantizedStates->as<float>();
+          inputs.stateSize = original.states->cols();
+        }
+        hessian->add(x->as<float>(), x->rows(), x->cols(), sequences, *pool, inputs);
         return Status::success();
       },
       [](Napi::Env e) { return e.Undefined(); });

@@ -31,6 +31,12 @@ class HessianObject : public NativeObject<HessianObject> {
   ExternalMemory memory_;
 };
 
+/// The optional argument `original` of add(): what the original model has where the inputs are x.
+struct OriginalArgument {
+  TensorPtr x, states, quantizedStates;  // F32 or null; the states both or neither
+};
+OriginalArgument asOriginal(const Napi::Value& value, const Tensor& x);
+
 /// The argument `name` as a Hessian, or an error that says what came.
 std::shared_ptr<Hessian> asHessian(const Napi::Value& value, const std::string& name);
 

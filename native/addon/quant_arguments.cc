@@ -97,9 +97,10 @@ AllocationStep asAllocationStep(const Napi::Value& weight, const Napi::Value& sa
                             asDoubles(salience, "salience"), asBits(object.Get("bits"), "options.bits"),
                             double(asSize(object.Get("sequences"), "options.sequences", 1))};
   if (step.salience.size() != grouped.groups.count())
-    throw toError(weight.Env(), Status::invalidArgument(
-                                    "salience", std::to_string(grouped.groups.count()) + " values, one a group",
-                                    std::to_string(step.salience.size())));
+    throw toError(
+        weight.Env(),
+        Status::invalidArgument("salience", std::to_string(grouped.groups.count()) + " values, one a group",
+                                std::to_string(step.salience.size())));
   return step;
 }
 

@@ -35,10 +35,13 @@ Status multiply(Device& device, size_t m, size_t n, size_t k, const DeviceOperan
   arguments.accumulate = options.accumulate;
   arguments.upperOnly = options.upperOnly;
   arguments.pairs = ldc % 2 == 0 && c % 8 == 0;
-  // The larger tile reads half as much, where there are enough of them for every multiprocessor.
+  // The larger tile reads half as much, where there are enough of them for every multiprocessor, and K is
+  // long enough to keep its fewer warps busy.
+  constexpr size_t kLong = 128;
   const size_t large = divideUp(m, 128) * divideUp(n, 128) / (options.upperOnly ? 2 : 1);
-  const size_t tile =
-      inVectors(a) && inVectors(b) && large >= size_t(device.info().multiprocessors) ? 128 : 64;
+  const bool larger =
+      inVectors(a) && inVectors(b) && k >= kLong && large >= size_t(device.info().multiprocessors);
+  const size_t tile = larger ? 128 : 64;
   const std::string kernel = std::string("multiply") + std::to_string(tile) +
                              (a.byColumns ? "Column" : "Row") + (b.byColumns ? "Column" : "Row");
   return device.launch(kernel.c_str(),

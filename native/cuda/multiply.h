@@ -21,8 +21,8 @@ struct MultiplyOptions {
 };
 
 /// Queues C[m, n] = alpha · A[m, k] · B[n, k]ᵀ (+ C), C with row stride ldc ≥ n. No element of C is one of A
-/// or B, but they may lie in other columns of the same rows. Within 2^-21 Σ|a||b| plus float32's rounding of
-/// the sum of k / 8 terms; the bits depend on the shape and on the device's number of multiprocessors. The
+/// or B, but they may lie in other columns of the same rows. Terms are exact to 2^-21 |a||b|; sums are
+/// float32, of k / 8 of them. The bits depend on the shape and on the device's number of multiprocessors. The
 /// caller holds device.use().
 Status multiply(Device& device, size_t m, size_t n, size_t k, const DeviceOperand& a, const DeviceOperand& b,
                 DeviceAddress c, size_t ldc, const MultiplyOptions& options = {});

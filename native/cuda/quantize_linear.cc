@@ -147,9 +147,8 @@ class LayerQuantization {
 
 }  // namespace
 
-Status quantizeLinear(const Tensor& weight, DeviceHessian& hessian,
-                      const QuantizeLinearOptions& options, ThreadPool& pool, const CancelFlag& cancelled,
-                      QuantizedLinear& out) {
+Status quantizeLinear(const Tensor& weight, DeviceHessian& hessian, const QuantizeLinearOptions& options,
+                      ThreadPool& pool, const CancelFlag& cancelled, QuantizedLinear& out) {
   const Groups groups{weight.cols(), options.groupSize};
   {
     const auto lock = hessian.device()->use();

@@ -14,11 +14,10 @@ Status groupSalience(Device& device, DeviceAddress w, size_t rows, const Groups&
   a.energies = addressOf<double>(energies.address());
   a.rows = uint32_t(rows);
   a.columns = uint32_t(cols);
-  SLIM_RETURN_IF_ERROR(
-      device.launch("columnEnergies",
-                    {.gridX = unsigned((cols + kEnergyColumns - 1) / kEnergyColumns),
-                     .threads = kEnergyColumns * kEnergyWarps},
-                    a, std::to_string(rows) + " rows × " + std::to_string(cols)));
+  SLIM_RETURN_IF_ERROR(device.launch("columnEnergies",
+                                     {.gridX = unsigned((cols + kEnergyColumns - 1) / kEnergyColumns),
+                                      .threads = kEnergyColumns * kEnergyWarps},
+                                     a, std::to_string(rows) + " rows × " + std::to_string(cols)));
   std::vector<double> energy(cols);
   SLIM_RETURN_IF_ERROR(device.copyToHost(energy.data(), energies.address(), energies.bytes()));
   out.assign(groups.count(), 0);

@@ -204,10 +204,8 @@ describe.skipIf(skip)('GPTQ on the emulated device', () => {
         const count = Math.ceil(cols / groupSize)
         const groupBits = Uint8Array.from({ length: count }, (_, g) => widths[g % widths.length]!)
         const weight = f32(w, rows, cols)
-        const costs = f32(
-          Float32Array.from({ length: cols }, (_, j) => h[j * cols + j]!),
-          cols,
-        )
+        const diagonal = Float32Array.from({ length: cols }, (_, j) => h[j * cols + j]!)
+        const costs = f32(diagonal, 1, cols)
         const options = { groupSize, quantizer }
         const cpu = unpack(await run(native.gptq(weight, hessian, groupBits, options, 2)))
         const gpu = unpack(

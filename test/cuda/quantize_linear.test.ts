@@ -31,10 +31,15 @@ const METHODS = {
 } as const
 
 /** The same inputs on the CPU and on the device. */
-async function hessians(x: NativeTensor, sequences: number, keepEvery: number): Promise<NativeHessian[]> {
+async function hessians(
+  x: NativeTensor,
+  sequences: number,
+  keepEvery: number,
+  original?: Parameters<NativeHessian['add']>[3],
+): Promise<NativeHessian[]> {
   const cols = x.shape[1]!
   const made = [new native.Hessian(cols, keepEvery), emulated.device.hessian(cols, keepEvery)]
-  for (const hessian of made) await run(hessian.add(x, sequences, 1))
+  for (const hessian of made) await run(hessian.add(x, sequences, 1, original))
   return made
 }
 
@@ -125,7 +130,7 @@ describe.skipIf(skip)('quantizeLinear on the emulated device', () => {
   })
 
   it('takes the width of every group, and groups of up to 256 columns', async () => {
-    const layer = await randomLayer(6, 300)
+    const layer = await randomLayer(6, 300, { tokens: 200 })
     const options = { bits: 2, quantizer: 'wide', compensation: 'gptq', sweeps: 2 } as const
     const widths = new Uint8Array([1, 8, 3, 2, 7, 6, 5, 4])
     await expectAlike(await both(layer, { ...options, groupSize: 38, allocation: widths }), true)
@@ -134,7 +139,7 @@ describe.skipIf(skip)('quantizeLinear on the emulated device', () => {
       true,
     )
     await expectAlike(
-      await both(layer, { ...options, groupSize: 140, allocation: new Uint8Array([1, 2]) }),
+      await both(layer, { ...options, groupSize: 150, allocation: new Uint8Array([1, 2]) }),
       true,
     )
   })
@@ -165,6 +170,45 @@ describe.skipIf(skip)('quantizeLinear on the emulated device', () => {
     expect(two.objective).toEqual(one.objective)
     expect(two.kl).toEqual(one.kl)
     expect(two.relativeError).toBe(one.relativeError)
+  })
+
+  it('moves towards what makes up for drifts of inputs and states', async () => {
+    const [rows, cols, tokens] = [9, 40, 120]
+    const x = normals(1, tokens * cols)
+    const matrix = (values: Float32Array, width: number) => native.tensorFrom(values, 'F32', [tokens, width])
+    const states = normals(3, tokens * rows)
+    const original = {
+      x: matrix(
+        x.map((v, i) => v + 0.3 * (x[i - 1] ?? 0)),
+        cols,
+      ),
+      states: matrix(states, rows),
+      quantizedStates: matrix(
+        states.map((v, i) => v - 0.5 * x[Math.floor(i / rows) * cols + (i % rows)]!),
+        rows,
+      ),
+    }
+    const weight = native.tensorFrom(normals(rows, rows * cols), 'F32', [rows, cols])
+    const [plain, drifted] = [
+      await hessians(matrix(x, cols), 2, 1),
+      await hessians(matrix(x, cols), 2, 1, original),
+    ]
+    for (const [inputDriftWeight, stateDriftWeight] of [
+      [1, 1],
+      [0.25, 0],
+      [0, 0.5],
+    ] as const) {
+      // 8 bits tell where the weights went.
+      const options = { ...METHODS.gptq, bits: 8, groupSize: 20, inputDriftWeight, stateDriftWeight }
+      const [still, moved] = await Promise.all(
+        [plain, drifted].map(([onCpu, onDevice]) =>
+          both({ weight, onCpu: onCpu!, onDevice: onDevice! }, options),
+        ),
+      )
+      const [q, expected] = [await dequantized(moved!.given), await dequantized(moved!.expected)]
+      expect(relativeDifference(q, expected)).toBeLessThan(0.01)
+      expect(relativeDifference(q, await dequantized(still!.given))).toBeGreaterThan(0.03)
+    }
   })
 
   it('takes any float dtype', async () => {
@@ -260,7 +304,7 @@ describe.skipIf(skip).each([
     const q = await dequantized(given)
     // As of the CPU's in test/native/quant/fixtures.test.ts: feedback is chaotic near rounding boundaries.
     expect(agreement(q, golden[method]!.toFloat32Array(), 2e-3)).toBeGreaterThan(share)
-    expect(agreement(q, await dequantized(expected), 2e-3)).toBeGreaterThan(method === 'rtn' ? 0.9999 : 0.9)
+    expect(agreement(q, await dequantized(expected), 2e-3)).toBeGreaterThan(method === 'rtn' ? 0.9999 : 0.98)
     within(given.relativeError, errors[method], 0.01)
   })
 })

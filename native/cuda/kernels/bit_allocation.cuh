@@ -50,8 +50,7 @@ extern "C" __global__ void __launch_bounds__(32 * slim::cuda::kRoundRows)
   if (group.otherBits != 0) other = fitRow(slim::Quantizer::MinMax, group.otherBits, weights);
   for (uint32_t j = threadIdx.x % 32; j < group.width; j += 32) {
     const float value = quantize(w[j], fit, group.bits).value;
-    out[j] = group.otherBits == 0 ? value
-                                  : __fsub_rn(value, quantize(w[j], other, group.otherBits).value);
+    out[j] = group.otherBits == 0 ? value : __fsub_rn(value, quantize(w[j], other, group.otherBits).value);
   }
 }
 

@@ -2,10 +2,10 @@
 //
 // Lanes share the candidates of a search, not the weights: lane l tries candidates l, l + 32, … over all
 // weights, which it reads from shared memory, four at a time, as every lane does (a broadcast). Counted for a
-// 2-bit group of 128: SQC 101 candidates in 4 rounds of 128 · 30 instructions, the wide search 136 in 5
-// rounds of 128 · 7.5; with weights shared instead, every candidate would cost 4 · 30 (4 · 7), 10 more for
-// the sum over the warp, and some 40 for its divisions, done by all lanes alike: 1.1 and 2.2 times as much,
-// and more for smaller groups.
+// 2-bit group of 128: SQC 101 candidates in 4 rounds of 128 · 33 instructions, the wide search 136 in 5
+// rounds of 128 · 8. With weights shared instead, every candidate would cost 4 · 33 (4 · 8), 10 more for the
+// sum over the warp, and some 40 for its divisions, which all lanes would do alike: 1.1 and 2.2 times as
+// much, and more for smaller groups.
 //
 // So a loss is summed up column after column, and every operation is IEEE's (fused where the CPU fuses): the
 // choice is that of the CPU's vector kernels, bit for bit. Exceptions: the mean of a 1-bit group and the

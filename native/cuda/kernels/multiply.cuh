@@ -35,14 +35,13 @@ __device__ __forceinline__ uint32_t bytesLeft(uint32_t from, uint32_t end) {
 template <uint32_t kTile, bool kColumnMajor>
 class OperandCopy {
  public:
-  __device__ OperandCopy(const MultiplyOperand& operand, uint32_t first, uint32_t rows)
-      : operand_(operand), rows_(rows - first) {
+  __device__ OperandCopy(const MultiplyOperand& operand, uint32_t first) : operand_(operand) {
     const uint64_t row = first + this->row(), column = this->column();
     from_ = operand.data + (kColumnMajor ? column * operand.stride + row : row * operand.stride + column);
   }
 
-  /// Queues the next 16 columns, of which there are `depth` left.
-  __device__ __forceinline__ void next(float* tile, uint32_t depth) {
+  /// Queues the next 16 columns, from where on there are `rows` × `depth` elements.
+  __device__ __forceinline__ void next(float* tile, uint32_t rows, uint32_t depth) {
     const uint32_t row = this->row(), column = this->column();
     tile += kColumnMajor ? column * kTile + (row ^ 8 * (column / 2 % 4))
                          : row * kMultiplyDepth + (column ^ 8 * (row / 2 % 2));
@@ -52,9 +51,9 @@ class OperandCopy {
         const float* from = from_ + i * operand_.stride * (kColumnMajor ? 8 : kTile / 2);
         uint32_t bytes;
         if constexpr (kColumnMajor)
-          bytes = column + 8 * i < depth ? bytesLeft(row, rows_) : 0;
+          bytes = column + 8 * i < depth ? bytesLeft(row, rows) : 0;
         else
-          bytes = row + kTile / 2 * i < rows_ ? bytesLeft(column, depth) : 0;
+          bytes = row + kTile / 2 * i < rows ? bytesLeft(column, depth) : 0;
         copyAsyncPart(tile + 8 * kTile * i, from, bytes);
       }
     } else {
@@ -64,9 +63,9 @@ class OperandCopy {
         if constexpr (kColumnMajor) {
           float* to =
               tile - row + (row ^ 8 * (i % 4)) + 2 * kTile * i;  // of column + 2 · i, column being 0 or 1
-          copyAsyncElement(to, from, column + 2 * i < depth && row < rows_);
+          copyAsyncElement(to, from, column + 2 * i < depth && row < rows);
         } else {
-          copyAsyncElement(tile + 2 * kTile * i, from, row + kTile / 8 * i < rows_ && column < depth);
+          copyAsyncElement(tile + 2 * kTile * i, from, row + kTile / 8 * i < rows && column < depth);
         }
       }
     }
@@ -88,7 +87,6 @@ class OperandCopy {
 
   const MultiplyOperand& operand_;
   const float* from_;
-  uint32_t rows_;
 };
 
 /// Columns 8 · step + 2t and + 1 of row `first` + g, `first` a multiple of 8; g = lane / 4, t = lane % 4.
@@ -123,26 +121,26 @@ __device__ __forceinline__ void multiplyTiles(const MultiplyArguments& a) {
   const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const uint32_t warpRow = warp % 2 * (kTile / 2), warpColumn = warp / 2 * 32;
 
-  OperandCopy<kTile, kColumnsA> copyA(a.a, firstRow, a.m);
-  OperandCopy<kTile, kColumnsB> copyB(a.b, firstColumn, a.n);
-  const uint32_t steps = (a.k + kMultiplyDepth - 1) / kMultiplyDepth;
+  OperandCopy<kTile, kColumnsA> copyA(a.a, firstRow);
+  OperandCopy<kTile, kColumnsB> copyB(a.b, firstColumn);
 #pragma unroll
   for (uint32_t stage = 0; stage + 1 < kMultiplyStages; ++stage) {
-    if (stage < steps) {
-      copyA.next(tiles[stage][0], a.k - kMultiplyDepth * stage);
-      copyB.next(tiles[stage][1], a.k - kMultiplyDepth * stage);
+    if (const uint32_t start = kMultiplyDepth * stage; start < a.k) {
+      copyA.next(tiles[stage][0], a.m - firstRow, a.k - start);
+      copyB.next(tiles[stage][1], a.n - firstColumn, a.k - start);
     }
     commitCopies();
   }
   float sums[kRowTiles][kColumnTiles][4] = {};
   uint32_t stage = 0;
-  for (uint32_t step = 0; step < steps; ++step) {
+  for (int left = int(a.k); left > 0; left -= int(kMultiplyDepth)) {
     waitCopies<kMultiplyStages - 2>();
     __syncthreads();  // this stage is there, and the one before it has been read
-    if (const uint32_t next = step + kMultiplyStages - 1; next < steps) {
+    constexpr int kAhead = kMultiplyDepth * (kMultiplyStages - 1);
+    if (left > kAhead) {
       const uint32_t free = stage == 0 ? kMultiplyStages - 1 : stage - 1;
-      copyA.next(tiles[free][0], a.k - kMultiplyDepth * next);
-      copyB.next(tiles[free][1], a.k - kMultiplyDepth * next);
+      copyA.next(tiles[free][0], a.m - firstRow, uint32_t(left - kAhead));
+      copyB.next(tiles[free][1], a.n - firstColumn, uint32_t(left - kAhead));
     }
     commitCopies();
     const float *tileA = tiles[stage][0], *tileB = tiles[stage][1];
@@ -204,18 +202,19 @@ __device__ __forceinline__ void multiplyTiles(const MultiplyArguments& a) {
 
 }  // namespace slim::cuda
 
-// Named by the tile, and whether A and B are row- or column-major.
-#define SLIM_MULTIPLY_KERNEL(tile, layouts, columnsA, columnsB)                          \
-  extern "C" __global__ void __launch_bounds__(2 * tile, tile == 64 ? 4 : 1)             \
+// Named by the tile, and whether A and B are row- or column-major. Two CTAs an SM of large tiles for XᵀX; the
+// others would need some registers more than that leaves.
+#define SLIM_MULTIPLY_KERNEL(tile, layouts, columnsA, columnsB, ctas)                    \
+  extern "C" __global__ void __launch_bounds__(2 * tile, ctas)                           \
       multiply##tile##layouts(const __grid_constant__ slim::cuda::MultiplyArguments a) { \
     slim::cuda::multiplyTiles<tile, columnsA, columnsB>(a);                              \
   }
-#define SLIM_MULTIPLY_KERNELS(tile)                  \
-  SLIM_MULTIPLY_KERNEL(tile, RowRow, false, false)   \
-  SLIM_MULTIPLY_KERNEL(tile, RowColumn, false, true) \
-  SLIM_MULTIPLY_KERNEL(tile, ColumnRow, true, false) \
-  SLIM_MULTIPLY_KERNEL(tile, ColumnColumn, true, true)
-SLIM_MULTIPLY_KERNELS(128)
-SLIM_MULTIPLY_KERNELS(64)
-#undef SLIM_MULTIPLY_KERNELS
+SLIM_MULTIPLY_KERNEL(128, RowRow, false, false, 1)
+SLIM_MULTIPLY_KERNEL(128, RowColumn, false, true, 1)
+SLIM_MULTIPLY_KERNEL(128, ColumnRow, true, false, 1)
+SLIM_MULTIPLY_KERNEL(128, ColumnColumn, true, true, 2)
+SLIM_MULTIPLY_KERNEL(64, RowRow, false, false, 4)
+SLIM_MULTIPLY_KERNEL(64, RowColumn, false, true, 4)
+SLIM_MULTIPLY_KERNEL(64, ColumnRow, true, false, 4)
+SLIM_MULTIPLY_KERNEL(64, ColumnColumn, true, true, 4)
 #undef SLIM_MULTIPLY_KERNEL
