@@ -9,7 +9,6 @@ import {
   type NativeTensor,
   run,
   type StagedPass,
-  type StagedPass,
   type TapName,
 } from '../../lib/native/addon.js'
 import { type EmulatedDevice, hasEmulator, openEmulated } from '../support/cuda.js'

@@ -50,7 +50,7 @@ describe.skipIf(skip)("quantize with device 'cuda', on the emulated driver", () 
         threads: 2,
       })
     const [onCpu, onDevice] = [await make('cpu'), await make('cuda')]
-    expect(onDevice.instructionSet).toMatch(/^cuda PTX/)
+    expect(onDevice.instructionSet).toMatch(/^cuda /)
     expect(onDevice.layers.map(({ groupBits }) => groupBits)).toEqual(
       onCpu.layers.map(({ groupBits }) => groupBits),
     )
