@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cuda/kernels/gemm_shape.h"
 #include "cuda/unit_packing.h"
 
 namespace slim::cuda {
@@ -10,6 +11,7 @@ namespace {
 constexpr uint32_t kMostFewTokens = 8;
 constexpr size_t kGemvSharedBytes = 32 * 1024;  // three CTAs an SM on every architecture
 constexpr uint32_t kGemvWarps = 8;
+constexpr size_t kMostGemmTiles = 8;
 
 /// Tokens that a tile of activations has room for.
 uint32_t tokensOfTile(size_t tokens) { return tokens == 1 ? 1 : tokens <= 4 ? 4 : 8; }
@@ -39,7 +41,6 @@ Status PackedLinear::make(std::shared_ptr<Device> device, const PackedMatrix& so
     const uint32_t units = plan.runBegin[width + 1] - plan.runBegin[width];
     linear->runOffset_[width] = uint32_t(linear->tileStride_);
     linear->tileStride_ += uint64_t(units) * uint64_t(widthBits(width));
-    if (units > 0) linear->widestBits_ = uint32_t(widthBits(width));
   }
 
   const size_t tiles = divideUp(source.rows(), kUnitRows);
@@ -96,9 +97,16 @@ Status PackedLinear::scaleTokens(Device& device, const DeviceActivations& x, siz
                        std::to_string(x.tokens) + " tokens × " + std::to_string(cols));
 }
 
-Status PackedLinear::packActivations(const DeviceActivations& x, uint32_t tileTokens,
+struct PackedLinear::Plan {
+  std::string kernel;
+  Launch launch;
+  uint32_t tokenTiles = 1, tileTokens = 8;  // of the activations
+  size_t workspace = 0;  // floats
+};
+
+Status PackedLinear::packActivations(const DeviceActivations& x, const Plan& plan,
                                      ProductScratch& scratch) const {
-  const size_t tiles = divideUp(x.tokens, 8), pairs = (tileTokens + 1) / 2;
+  const size_t tiles = plan.tokenTiles, tileTokens = plan.tileTokens, pairs = (tileTokens + 1) / 2;
   const size_t places = size_t(units_) * slotsOfUnit_ * tiles * pairs;
   SLIM_RETURN_IF_ERROR(
       atLeast(*device_, units_ * tiles * 256 * tileTokens, "activations", scratch.fragments));
@@ -113,7 +121,7 @@ Status PackedLinear::packActivations(const DeviceActivations& x, uint32_t tileTo
   arguments.tokens = uint32_t(x.tokens);
   arguments.type = uint32_t(x.type);
   arguments.slotsOfUnit = slotsOfUnit_;
-  arguments.tileTokens = tileTokens;
+  arguments.tileTokens = plan.tileTokens;
   return device_->launch("packActivations",
                          {.gridX = units_, .gridY = unsigned(tiles), .threads = kUnitColumns}, arguments,
                          describe(x.tokens));
@@ -151,13 +159,6 @@ uint32_t mostUnits(const PackedProductArguments& a, uint32_t stripes, uint32_t c
 
 }  // namespace
 
-struct PackedLinear::Plan {
-  std::string kernel;
-  Launch launch;
-  uint32_t tileTokens = 8;
-  size_t workspace = 0;  // floats
-};
-
 Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y, ProductScratch& scratch,
                               uint32_t splits) const {
   PackedProductArguments a{};
@@ -169,7 +170,7 @@ Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y,
   std::copy(std::begin(runOffset_), std::end(runOffset_), a.runOffset);
   Plan plan;
   if (x.tokens > kMostFewTokens || !planFew(a, splits, plan)) plan = planMany(a, splits);
-  SLIM_RETURN_IF_ERROR(packActivations(x, plan.tileTokens, scratch));
+  SLIM_RETURN_IF_ERROR(packActivations(x, plan, scratch));
   if (plan.workspace > 0)
     SLIM_RETURN_IF_ERROR(atLeast(*device_, plan.workspace, "partial sums", scratch.workspace));
   a.codes = addressOf<const void>(codes_.address());
@@ -218,30 +219,26 @@ bool PackedLinear::planFew(PackedProductArguments& a, uint32_t splits, Plan& pla
 
 // More tokens, or more columns.
 PackedLinear::Plan PackedLinear::planMany(PackedProductArguments& a, uint32_t splits) const {
-  const uint32_t tokens = a.tokens <= 16 ? 16 : a.tokens <= 32 ? 32 : 64, rowTiles = tokens == 64 ? 2 : 1;
-  const auto rowBlocks = uint32_t(divideUp(rows_, 128 * rowTiles));
-  const auto tokenBlocks = uint32_t(divideUp(a.tokens, tokens));
-  a.codeBytes = widestBits_ * kUnitBytesABit;
-  // As GemmStage in packed_gemm.cuh: fragments, sums, scales and zero points, codes.
-  const uint32_t stageBytes = tokens / 8 * (2048 + slotsOfUnit_ * 4 * uint32_t(sizeof(SlotSums))) +
-                              8 * rowTiles * (slotsOfUnit_ * 64 + a.codeBytes);
-  a.stages = std::clamp(uint32_t(device_->info().sharedBytesOfBlock) / stageBytes, 2u, 4u);
-  const uint32_t ctasOfSm = tokens == 64 ? 1 : 2;
+  const size_t tokenTiles = divideUp(a.tokens, 8), blocks = divideUp(tokenTiles, kMostGemmTiles);
+  const GemmShape shape{uint32_t(2 * divideUp(divideUp(tokenTiles, blocks), 2)), slotsOfUnit_};
+  const auto tokenBlocks = uint32_t(divideUp(tokenTiles, shape.tiles));
+  const auto rowBlocks = uint32_t(divideUp(rows_, shape.rows()));
+  const uint32_t ctasOfSm = shape.tiles <= 4 ? 2 : 1;
   const uint32_t atOnce = ctasOfSm * uint32_t(device_->info().multiprocessors) / (rowBlocks * tokenBlocks);
-  // A split has as many units as the ring, or it would not fill it; arrivals_ has a counter for every row
-  // tile.
+  // A part has 4 units or more, or it would hardly begin; arrivals_ has a counter for every row tile.
   const bool counted = size_t(rowBlocks) * tokenBlocks <= arrivals_.count();
-  if (splits == 0) splits = std::min(atOnce, units_ / 4);
-  splits = counted ? std::clamp(splits, 1u, std::min(units_, kMostStripes)) : 1;
-  cutStripes(splits, a);
+  if (splits == 0) splits = std::min(atOnce, units_ / (4 * shape.parts()));
+  splits = counted ? std::clamp(splits, 1u, std::min(units_, kMostStripes / shape.parts())) : 1;
+  cutStripes(splits * shape.parts(), a);
   Plan plan;
-  plan.kernel = "packedGemm" + std::to_string(tokens) + "x" + std::to_string(slotsOfUnit_);
-  if (splits > 1) plan.workspace = size_t(splits) * a.tokens * rowBlocks * 128 * rowTiles;
+  plan.kernel = "packedGemm" + std::to_string(8 * shape.tiles) + "x" + std::to_string(slotsOfUnit_);
+  plan.tokenTiles = tokenBlocks * shape.tiles;
+  if (splits > 1) plan.workspace = size_t(splits) * a.tokens * rowBlocks * shape.rows();
   plan.launch = {.gridX = rowBlocks,
                  .gridY = tokenBlocks,
                  .gridZ = splits,
-                 .threads = 256,
-                 .sharedBytes = a.stages * stageBytes};
+                 .threads = 32 * kGemmWarps,
+                 .sharedBytes = shape.sharedBytes()};
   return plan;
 }
 

@@ -7,7 +7,7 @@
 namespace slim::cuda {
 
 /// Raised with every change of an argument, a layout or a kernel's name: the host refuses other kernels.
-constexpr uint32_t kKernelsVersion = 4;
+constexpr uint32_t kKernelsVersion = 5;
 
 #ifdef __CUDACC__
 template <typename T>
@@ -73,10 +73,9 @@ struct PackedProductArguments {
   uint64_t yStride;
   uint32_t rows, tokens, units, accumulate;
   uint32_t warpsOfTile;            // GEMV: warps that share a row tile
-  uint32_t stages, codeBytes;      // GEMM: cp.async stages; of codes in one, a row tile
   uint32_t runBegin[kWidths + 1];  // first unit of every width, the number of units
   uint32_t runOffset[kWidths];     // its codes' place in a row tile, in units of 256 bytes
-  /// First units of the stripes of K, one a warp (GEMV) or CTA (GEMM), and the number of units.
+  /// First units of the stripes of K, one a warp (GEMV) or part of a CTA (GEMM), and the number of units.
   uint16_t stripes[kMostStripes + 1];
 };
 

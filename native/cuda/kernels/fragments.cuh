@@ -77,13 +77,24 @@ __device__ __forceinline__ uint32_t sharedAddress(const void* p) {
   return uint32_t(__cvta_generic_to_shared(p));
 }
 
-__device__ __forceinline__ void copyAsync(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(sharedAddress(shared)), "l"(global)
-               : "memory");
+__device__ __forceinline__ void copyAsync(uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
 }
-__device__ __forceinline__ void copyAsync8(void* shared, const void* global) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(sharedAddress(shared)), "l"(global)
-               : "memory");
+__device__ __forceinline__ void copyAsync8(uint32_t shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(global) : "memory");
+}
+__device__ __forceinline__ void copyAsync(void* shared, const void* global) {
+  copyAsync(sharedAddress(shared), global);
+}
+__device__ __forceinline__ uint4 loadShared16(uint32_t shared) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(shared));
+  return v;
+}
+__device__ __forceinline__ uint2 loadShared8(uint32_t shared) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(shared));
+  return v;
 }
 __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
