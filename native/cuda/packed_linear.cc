@@ -11,7 +11,6 @@ namespace {
 constexpr uint32_t kMostFewTokens = 8;
 constexpr size_t kGemvSharedBytes = 32 * 1024;  // three CTAs an SM on every architecture
 constexpr uint32_t kGemvWarps = 8;
-constexpr size_t kMostGemmTiles = 8;
 
 /// Tokens that a tile of activations has room for.
 uint32_t tokensOfTile(size_t tokens) { return tokens == 1 ? 1 : tokens <= 4 ? 4 : 8; }
@@ -101,7 +100,7 @@ struct PackedLinear::Plan {
   std::string kernel;
   Launch launch;
   uint32_t tokenTiles = 1, tileTokens = 8;  // of the activations
-  size_t workspace = 0;  // floats
+  size_t workspace = 0;                     // floats
 };
 
 Status PackedLinear::packActivations(const DeviceActivations& x, const Plan& plan,
@@ -219,12 +218,12 @@ bool PackedLinear::planFew(PackedProductArguments& a, uint32_t splits, Plan& pla
 
 // More tokens, or more columns.
 PackedLinear::Plan PackedLinear::planMany(PackedProductArguments& a, uint32_t splits) const {
-  const size_t tokenTiles = divideUp(a.tokens, 8), blocks = divideUp(tokenTiles, kMostGemmTiles);
-  const GemmShape shape{uint32_t(2 * divideUp(divideUp(tokenTiles, blocks), 2)), slotsOfUnit_};
+  const auto tokenTiles = uint32_t(divideUp(a.tokens, 8));
+  const GemmShape shape = GemmShape::forTiles(tokenTiles, slotsOfUnit_);
   const auto tokenBlocks = uint32_t(divideUp(tokenTiles, shape.tiles));
   const auto rowBlocks = uint32_t(divideUp(rows_, shape.rows()));
-  const uint32_t ctasOfSm = shape.tiles <= 4 ? 2 : 1;
-  const uint32_t atOnce = ctasOfSm * uint32_t(device_->info().multiprocessors) / (rowBlocks * tokenBlocks);
+  const uint32_t atOnce =
+      shape.atOnce() * uint32_t(device_->info().multiprocessors) / (rowBlocks * tokenBlocks);
   // A part has 4 units or more, or it would hardly begin; arrivals_ has a counter for every row tile.
   const bool counted = size_t(rowBlocks) * tokenBlocks <= arrivals_.count();
   if (splits == 0) splits = std::min(atOnce, units_ / (4 * shape.parts()));

@@ -86,16 +86,6 @@ __device__ __forceinline__ void copyAsync8(uint32_t shared, const void* global) 
 __device__ __forceinline__ void copyAsync(void* shared, const void* global) {
   copyAsync(sharedAddress(shared), global);
 }
-__device__ __forceinline__ uint4 loadShared16(uint32_t shared) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(shared));
-  return v;
-}
-__device__ __forceinline__ uint2 loadShared8(uint32_t shared) {
-  uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(shared));
-  return v;
-}
 __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
 __device__ __forceinline__ void waitCopies() {

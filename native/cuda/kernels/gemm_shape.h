@@ -13,6 +13,13 @@ constexpr uint32_t kCodeRingBytes = 2048;
 struct GemmShape {
   uint32_t tiles, slots;
 
+  /// 2, 4 or 8 tiles; of units of four slots, whose scales fill the registers, up to 4.
+  static constexpr GemmShape forTiles(uint32_t tiles, uint32_t slots) {
+    return {tiles <= 2 ? 2u : tiles <= 4 || slots == 4 ? 4u : 8u, slots};
+  }
+  /// CTAs that a multiprocessor's registers hold.
+  constexpr uint32_t atOnce() const { return tiles == 2 ? 2 : 1; }
+
   SLIM_HOST_DEVICE constexpr uint32_t parts() const { return tiles <= 4 ? 2 : 1; }
   SLIM_HOST_DEVICE constexpr uint32_t warpsOfPart() const { return kGemmWarps / parts(); }
   SLIM_HOST_DEVICE constexpr uint32_t rows() const { return warpsOfPart() * kGemmRowTiles * kUnitRows; }
@@ -21,8 +28,12 @@ struct GemmShape {
   SLIM_HOST_DEVICE constexpr uint32_t stages() const { return tiles > 2 && slots == 4 ? 2 : 3; }
   /// Where a stage's sums of activations begin, its scales and zero points; its end.
   SLIM_HOST_DEVICE constexpr uint32_t sums() const { return tiles * 2048; }
-  SLIM_HOST_DEVICE constexpr uint32_t metadata() const { return sums() + tiles * slots * 4 * uint32_t(sizeof(SlotSums)); }
-  SLIM_HOST_DEVICE constexpr uint32_t stageBytes() const { return metadata() + warpsOfPart() * kGemmRowTiles * slots * 64; }
+  SLIM_HOST_DEVICE constexpr uint32_t metadata() const {
+    return sums() + tiles * slots * 4 * uint32_t(sizeof(SlotSums));
+  }
+  SLIM_HOST_DEVICE constexpr uint32_t stageBytes() const {
+    return metadata() + warpsOfPart() * kGemmRowTiles * slots * 64;
+  }
   SLIM_HOST_DEVICE constexpr uint32_t partBytes() const {
     return stages() * stageBytes() + warpsOfPart() * kGemmRowTiles * kCodeRingBytes;
   }

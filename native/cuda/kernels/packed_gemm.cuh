@@ -1,15 +1,16 @@
 // Packed weights times 9 and more tokens. A CTA of 8 warps takes 128 or 256 rows, 16 to 64 tokens and a part
-// of K (gemm_shape.h); a warp takes its 32 rows apart once, in registers, for all of the CTA's tokens. cp.async
-// brings a unit's activations, scales and zero points into one of three stages. B fragments lie in memory as
-// mma reads them: one LDS.128 is two k-tiles, as ldmatrix.x4 would bring them, and meets no bank twice.
+// of K (gemm_shape.h); a warp takes its 32 rows apart once, in registers, for all of the CTA's tokens.
+// cp.async brings a unit's activations, scales and zero points into one of three stages. B fragments lie in
+// memory as mma reads them: one LDS.128 is two k-tiles, as ldmatrix.x4 would bring them, and meets no bank
+// twice.
 //
 // Codes of a row tile's units, width after width, are one stream of bytes. A warp has a ring of them for each
-// of its row tiles: where it has taken a unit, it lets the bytes come that lie a ring further in the stream. So
-// nothing depends on the width that these will turn out to have.
+// of its row tiles: where it has taken a unit, it lets the bytes come that lie a ring further in the stream.
+// So nothing depends on the width that these will turn out to have.
 //
-// Zero points come off through the sums of activations, which costs 14 instructions for 8 tokens of a slot; or
-// off the weights, exactly, in float16: 36 instructions a unit whatever the tokens. Scales are applied to the
-// float32 sums of a slot.
+// Zero points come off through the sums of activations, which costs 14 instructions for 8 tokens of a slot;
+// or off the weights, exactly, in float16: 36 instructions a unit whatever the tokens. Scales are applied to
+// the float32 sums of a slot.
 #pragma once
 #include "cuda/kernels/gemm_shape.h"
 #include "cuda/kernels/packed_gemv.cuh"
@@ -34,15 +35,11 @@ __device__ __forceinline__ uint32_t subtractPairs(uint32_t a, uint32_t b) {
   return reinterpret_cast<const uint32_t&>(difference);
 }
 
-__device__ __forceinline__ float2 loadSum(uint32_t from) {
-  const uint2 sum = loadShared8(from + uint32_t(sizeof(float[4])));
-  return {__uint_as_float(sum.x), __uint_as_float(sum.y)};
-}
-__device__ __forceinline__ void loadSums(uint32_t from, float (&start)[4], float2& sum) {
-  const uint4 v = loadShared16(from);
-  start[0] = __uint_as_float(v.x), start[1] = __uint_as_float(v.y), start[2] = __uint_as_float(v.z),
-  start[3] = __uint_as_float(v.w);
-  sum = loadSum(from);
+/// Dynamic shared memory from a place on.
+template <typename T>
+__device__ __forceinline__ const T* sharedAt(uint32_t place) {
+  extern __shared__ uint4 shared[];
+  return reinterpret_cast<const T*>(reinterpret_cast<const char*>(shared) + place);
 }
 
 /// What a part of the CTA's warps does.
@@ -56,11 +53,10 @@ struct GemmPart {
   /// Whether zero points come off through the sums of activations.
   static constexpr bool kThroughSums = kTiles * kSlots <= 4;
 
-  uint32_t part, thread, lane;
+  uint32_t shared, part, thread, lane;
   // What this thread brings next.
   const uint4 *fragments, *sums;
   const char* metadata;
-  uint64_t fragmentStride, sumStride;
   uint32_t bringsSums, bringsMetadata, unitsToBring;
   // Shared memory: the stages, this thread's place in the metadata of one, this warp's rings.
   uint32_t stages, metadataPlace, ring;
@@ -72,14 +68,12 @@ struct GemmPart {
   int32_t left;
   float acc[kGemmRowTiles][kTiles][4];
 
-  __device__ __forceinline__ void start(const PackedProductArguments& a, uint32_t shared, uint32_t firstRowTile,
+  __device__ __forceinline__ void start(const PackedProductArguments& a, uint32_t firstRowTile,
                                         uint32_t firstUnit, uint32_t units) {
     const uint32_t tokenTiles = gridDim.y * kTiles, firstTokenTile = blockIdx.y * kTiles;
     const uint32_t rowTiles = (a.rows + kUnitRows - 1) / kUnitRows, warp = thread / 32;
     // Row tiles beyond the last are the last again.
     const auto rowTile = [&](uint32_t r) { return min(firstRowTile + r, rowTiles - 1); };
-    fragmentStride = tokenTiles * 128;
-    sumStride = kSlots * tokenTiles * 8;
     fragments = static_cast<const uint4*>(a.fragments) +
                 (uint64_t(firstUnit) * tokenTiles + firstTokenTile) * 128 + thread;
     const uint32_t slot = thread / (kTiles * 8), within = thread % (kTiles * 8);
@@ -91,9 +85,9 @@ struct GemmPart {
                (uint64_t(rowTile(lane / (kSlots * 4))) * a.units + firstUnit) * (kSlots * 64) +
                lane % (kSlots * 4) * 16;
     unitsToBring = units;
-    stages = shared;
+    stages = part * kShape.partBytes();
     metadataPlace = kShape.metadata() + warp * (kGemmRowTiles * kSlots * 64);
-    ring = shared + kStagesBytes + warp * (kGemmRowTiles * kRing);
+    ring = stages + kStagesBytes + warp * (kGemmRowTiles * kRing);
     takeAt = 0;
     bringAt = 0;
 
@@ -102,11 +96,11 @@ struct GemmPart {
     left = int32_t((end - begin) * kUnitBytesABit) - int32_t(lane * 16);
 #pragma unroll
     for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
-      codes[r] = static_cast<const char*>(a.codes) +
-                 (rowTile(r) * a.tileStride + begin) * kUnitBytesABit + lane * 16;
+      codes[r] = static_cast<const char*>(a.codes) + (rowTile(r) * a.tileStride + begin) * kUnitBytesABit +
+                 lane * 16;
 #pragma unroll
       for (uint32_t at = 0; at < kRing; at += 512)
-        if (left > int32_t(at)) copyAsync(ring + r * kRing + at + lane * 16, codes[r] + at);
+        if (left > int32_t(at)) copyTo(ring + r * kRing + at + lane * 16, codes[r] + at);
       codes[r] += kRing;
     }
     left -= int32_t(kRing);
@@ -116,7 +110,15 @@ struct GemmPart {
       bringAt += kStageBytes;
     }
 #pragma unroll
-    for (uint32_t i = 0; i < kGemmRowTiles * kTiles * 4; ++i) acc[i / (kTiles * 4)][i / 4 % kTiles][i % 4] = 0;
+    for (uint32_t i = 0; i < kGemmRowTiles * kTiles * 4; ++i)
+      acc[i / (kTiles * 4)][i / 4 % kTiles][i % 4] = 0;
+  }
+
+  __device__ __forceinline__ void copyTo(uint32_t place, const void* from) const {
+    copyAsync(shared + place, from);
+  }
+  __device__ __forceinline__ void copyTo8(uint32_t place, const void* from) const {
+    copyAsync8(shared + place, from);
   }
 
   /// Where the codes of a unit begin in a row tile, in units of 256 bytes.
@@ -132,11 +134,11 @@ struct GemmPart {
     --unitsToBring;
     const uint32_t stage = stages + bringAt;
 #pragma unroll
-    for (int i = 0; i < kTiles * 128; i += kThreads) copyAsync(stage + (thread + i) * 16, fragments + i);
-    if (bringsSums) copyAsync(stage + kShape.sums() + thread * 16, sums);
-    if (bringsMetadata) copyAsync(stage + metadataPlace + lane * 16, metadata);
-    fragments += fragmentStride;
-    sums += sumStride;
+    for (int i = 0; i < kTiles * 128; i += kThreads) copyTo(stage + (thread + i) * 16, fragments + i);
+    if (bringsSums) copyTo(stage + kShape.sums() + thread * 16, sums);
+    if (bringsMetadata) copyTo(stage + metadataPlace + lane * 16, metadata);
+    fragments += gridDim.y * (kTiles * 128);
+    sums += gridDim.y * (kTiles * kSlots * 8);
     metadata += kSlots * 64;
   }
 
@@ -146,17 +148,18 @@ struct GemmPart {
 #pragma unroll
     for (int r = 0; r < int(kGemmRowTiles); ++r)
       if (piece < kBits / 2) {
-        const uint4 v = loadShared16(ring + ((ringAt + piece * 512) & (kRing - 1)) + r * kRing);
+        const uint4 v = *sharedAt<uint4>(ring + ((ringAt + piece * 512) & (kRing - 1)) + r * kRing);
         words[r][4 * piece] = v.x, words[r][4 * piece + 1] = v.y, words[r][4 * piece + 2] = v.z,
-                       words[r][4 * piece + 3] = v.w;
+                     words[r][4 * piece + 3] = v.w;
       } else {
-        const uint2 v = loadShared8(ring + ((ringAt - lane * 8 + piece * 512) & (kRing - 1)) + r * kRing);
+        const uint2 v =
+            *sharedAt<uint2>(ring + ((ringAt - lane * 8 + piece * 512) & (kRing - 1)) + r * kRing);
         words[r][2 * kBits - 2] = v.x, words[r][2 * kBits - 1] = v.y;
       }
   }
 
-  /// Lets the bytes come that follow a ring behind those of the unit, in their place: lanes bring what is to lie
-  /// where they have read.
+  /// Lets the bytes come that follow a ring behind those of the unit, in their place: lanes bring what is to
+  /// lie where they have read.
   template <int kBits>
   __device__ __forceinline__ void refill() {
 #pragma unroll
@@ -164,54 +167,78 @@ struct GemmPart {
       if (left > piece * 512)
 #pragma unroll
         for (uint32_t r = 0; r < kGemmRowTiles; ++r)
-          copyAsync(ring + ((ringAt + piece * 512) & (kRing - 1)) + r * kRing, codes[r] + piece * 512);
+          copyTo(ring + ((ringAt + piece * 512) & (kRing - 1)) + r * kRing, codes[r] + piece * 512);
     if (kBits % 2 == 1 && left + int32_t(lane * 8) > kBits / 2 * 512)
 #pragma unroll
       for (uint32_t r = 0; r < kGemmRowTiles; ++r)
-        copyAsync8(ring + ((ringAt - lane * 8 + kBits / 2 * 512) & (kRing - 1)) + r * kRing,
-                   codes[r] - lane * 8 + kBits / 2 * 512);
+        copyTo8(ring + ((ringAt - lane * 8 + kBits / 2 * 512) & (kRing - 1)) + r * kRing,
+                codes[r] - lane * 8 + kBits / 2 * 512);
     left -= kBits * kUnitBytesABit;
     ringAt = (ringAt + kBits * kUnitBytesABit) & (kRing - 1);
 #pragma unroll
     for (uint32_t r = 0; r < kGemmRowTiles; ++r) codes[r] += kBits * kUnitBytesABit;
   }
 
+  using Sums = float[kGemmRowTiles][kTiles][4];
+
+  /// A slot's sums begin: with what comes off through the sums of activations.
+  template <int kBits>
+  __device__ __forceinline__ void startTile(Sums& c, int tile, const RowPair (&rows)[kGemmRowTiles],
+                                            const SlotSums* sums) {
+    float start[4] = {0, 0, 0, 0};
+    float2 sum{};
+    if constexpr (kThroughSums) loadSums(sums + tile * 4, start, sum);
+#pragma unroll
+    for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) c[r][tile][j] = start[j];
+      if constexpr (kThroughSums && kBits > 1) addToRows(c[r][tile], rows[r].offset, -1, sum);
+      if constexpr (kThroughSums && kBits == 1) addToRows(acc[r][tile], rows[r].offset, 1, sum);
+    }
+  }
+
+  template <int kBits>
+  __device__ __forceinline__ void finishTile(Sums& c, int tile, const RowPair (&rows)[kGemmRowTiles],
+                                             const SlotSums* sums) {
+#pragma unroll
+    for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        acc[r][tile][j] = fmaf(rows[r].scale[j / 2], c[r][tile][j], acc[r][tile][j]);
+      if constexpr (!kThroughSums && kBits == 1)
+        addToRows(acc[r][tile], rows[r].offset, 1, *reinterpret_cast<const float2*>(sums[tile * 4].sum));
+    }
+  }
+
   template <int kBits>
   __device__ __forceinline__ void multiplyUnit() {
-    const uint32_t stage = stages + takeAt, inputs = stage + lane * 16;
-    const uint32_t rowsOfLane = stage + metadataPlace + lane / 4 * 8;
-    const uint32_t sumsOfLane = stage + kShape.sums() + lane % 4 * uint32_t(sizeof(SlotSums));
+    const uint32_t stage = stages + takeAt;
+    const uint4* inputs = sharedAt<uint4>(stage) + lane;
+    const uint2* rowsOfLane = sharedAt<uint2>(stage + metadataPlace) + lane / 4;
+    const SlotSums* sumsOfLane = sharedAt<SlotSums>(stage + kShape.sums()) + lane % 4;
     uint32_t words[kGemmRowTiles][2 * kBits];
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) {
-      RowPair rows[kGemmRowTiles];
+      uint2 packed[kGemmRowTiles];
       uint32_t taken[kGemmRowTiles][4];  // what comes off a register of weights: excess + zero point
-      float c[kGemmRowTiles][kTiles][4];
+      Sums c;
 #pragma unroll
       for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
-        const uint2 packed = loadShared8(rowsOfLane + (r * kSlots + slot) * 64);
-        rows[r] = rowPair(packed);
+        packed[r] = rowsOfLane[(r * kSlots + slot) * 8];
         if constexpr (!kThroughSums && kBits > 1) {
-          const uint32_t zeros[2] = {__byte_perm(packed.x, 0, 0x3232), __byte_perm(packed.y, 0, 0x3232)};
+          const uint32_t zeros[2] = {__byte_perm(packed[r].x, 0, 0x3232),
+                                     __byte_perm(packed[r].y, 0, 0x3232)};
 #pragma unroll
-          for (int reg = 0; reg < 4; ++reg) taken[r][reg] = addPairs(zeros[reg % 2], excessPair(kBits, 0, reg));
+          for (int reg = 0; reg < 4; ++reg)
+            taken[r][reg] = addPairs(zeros[reg % 2], excessPair(kBits, 0, reg));
         }
       }
+      RowPair rows[kGemmRowTiles];
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        float start[4] = {0, 0, 0, 0};
-        float2 sum{};
-        if constexpr (kThroughSums) loadSums(sumsOfLane + (slot * kTiles + tile) * 128, start, sum);
+      for (uint32_t r = 0; r < kGemmRowTiles; ++r) rows[r] = rowPair(packed[r]);
+      constexpr int kPairs = 4 / kSlots;
 #pragma unroll
-        for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) c[r][tile][j] = start[j];
-          if constexpr (kThroughSums && kBits > 1) addToRows(c[r][tile], rows[r].offset, -1, sum);
-          if constexpr (kThroughSums && kBits == 1) addToRows(acc[r][tile], rows[r].offset, 1, sum);
-        }
-      }
-#pragma unroll
-      for (int pair = slot * 4 / kSlots; pair < (slot + 1) * 4 / kSlots; ++pair) {
+      for (int pair = slot * kPairs; pair < (slot + 1) * kPairs; ++pair) {
         // Words as late as they are needed: those of 8 bits would fill the registers.
         if constexpr (kBits >= 4) {
           if (pair * kBits % 8 == 0) loadPiece<kBits>(pair * kBits / 8, words);
@@ -234,24 +261,14 @@ struct GemmPart {
             }
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-          const uint4 b = loadShared16(inputs + (tile * 4 + pair) * 512);
+          if (pair == slot * kPairs) startTile<kBits>(c, tile, rows, sumsOfLane + slot * kTiles * 4);
+          const uint4 b = inputs[(tile * 4 + pair) * 32];
 #pragma unroll
           for (uint32_t r = 0; r < kGemmRowTiles; ++r) multiplyTile(c[r][tile], weights[r][0], b.x, b.y);
 #pragma unroll
           for (uint32_t r = 0; r < kGemmRowTiles; ++r) multiplyTile(c[r][tile], weights[r][1], b.z, b.w);
-        }
-      }
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        float2 sum{};
-        if constexpr (!kThroughSums && kBits == 1)
-          sum = loadSum(sumsOfLane + (slot * kTiles + tile) * 128);
-#pragma unroll
-        for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j)
-            acc[r][tile][j] = fmaf(rows[r].scale[j / 2], c[r][tile][j], acc[r][tile][j]);
-          if constexpr (!kThroughSums && kBits == 1) addToRows(acc[r][tile], rows[r].offset, 1, sum);
+          if (pair == (slot + 1) * kPairs - 1)
+            finishTile<kBits>(c, tile, rows, sumsOfLane + slot * kTiles * 4);
         }
       }
     }
@@ -259,8 +276,8 @@ struct GemmPart {
 
   template <int kBits>
   __device__ __forceinline__ void sweep(uint32_t units) {
-    // Of copies that were begun, those of so many last units may still be on their way: the stages have it so,
-    // and the ring, in which a unit's bytes were begun kRing / (its bytes) units before.
+    // Of copies that were begun, those of so many last units may still be on their way: the stages have it
+    // so, and the ring, in which a unit's bytes were begun kRing / (its bytes) units before.
     constexpr int kOfStages = int(kShape.stages()) - 2, kOfRing = int(kRing) / (kBits * kUnitBytesABit) - 1;
 #pragma unroll 1
     for (; units > 0; --units) {
@@ -297,13 +314,14 @@ __device__ __forceinline__ void packedGemm(const PackedProductArguments& a) {
   constexpr GemmShape kShape = Part::kShape;
   constexpr uint32_t kParts = kShape.parts(), kRowTiles = kGemmRowTiles;
   Part work;
+  work.shared = sharedAddress(shared);
   work.part = threadIdx.x / Part::kThreads;
   work.thread = threadIdx.x % Part::kThreads;
   work.lane = threadIdx.x % 32;
   const uint32_t lane = work.lane, stripe = blockIdx.z * kParts + work.part;
   const uint32_t firstRowTile = (blockIdx.x * kShape.warpsOfPart() + work.thread / 32) * kRowTiles;
   const uint32_t begin = a.stripes[stripe], end = a.stripes[stripe + 1];
-  work.start(a, sharedAddress(shared) + work.part * kShape.partBytes(), firstRowTile, begin, end - begin);
+  work.start(a, firstRowTile, begin, end - begin);
   work.sweepWidths(a, begin, end);
   waitCopies<0>();
 
@@ -358,11 +376,8 @@ extern "C" {
 __global__ void __launch_bounds__(256, 2) packedGemm16x1(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemm<2, 1>(a);
 }
-__global__ void __launch_bounds__(256, 2) packedGemm32x1(const __grid_constant__ PackedProductArguments a) {
+__global__ void __launch_bounds__(256, 1) packedGemm32x1(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemm<4, 1>(a);
-}
-__global__ void __launch_bounds__(256, 1) packedGemm48x1(const __grid_constant__ PackedProductArguments a) {
-  slim::cuda::packedGemm<6, 1>(a);
 }
 __global__ void __launch_bounds__(256, 1) packedGemm64x1(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemm<8, 1>(a);
@@ -370,11 +385,8 @@ __global__ void __launch_bounds__(256, 1) packedGemm64x1(const __grid_constant__
 __global__ void __launch_bounds__(256, 2) packedGemm16x2(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemm<2, 2>(a);
 }
-__global__ void __launch_bounds__(256, 2) packedGemm32x2(const __grid_constant__ PackedProductArguments a) {
+__global__ void __launch_bounds__(256, 1) packedGemm32x2(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemm<4, 2>(a);
-}
-__global__ void __launch_bounds__(256, 1) packedGemm48x2(const __grid_constant__ PackedProductArguments a) {
-  slim::cuda::packedGemm<6, 2>(a);
 }
 __global__ void __launch_bounds__(256, 1) packedGemm64x2(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemm<8, 2>(a);
@@ -382,13 +394,7 @@ __global__ void __launch_bounds__(256, 1) packedGemm64x2(const __grid_constant__
 __global__ void __launch_bounds__(256, 2) packedGemm16x4(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemm<2, 4>(a);
 }
-__global__ void __launch_bounds__(256, 2) packedGemm32x4(const __grid_constant__ PackedProductArguments a) {
+__global__ void __launch_bounds__(256, 1) packedGemm32x4(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemm<4, 4>(a);
-}
-__global__ void __launch_bounds__(256, 1) packedGemm48x4(const __grid_constant__ PackedProductArguments a) {
-  slim::cuda::packedGemm<6, 4>(a);
-}
-__global__ void __launch_bounds__(256, 1) packedGemm64x4(const __grid_constant__ PackedProductArguments a) {
-  slim::cuda::packedGemm<8, 4>(a);
 }
 }
