@@ -106,16 +106,16 @@ struct PackedLinear::Plan {
 Status PackedLinear::packActivations(const DeviceActivations& x, const Plan& plan,
                                      ProductScratch& scratch) const {
   const size_t tiles = plan.tokenTiles, tileTokens = plan.tileTokens, pairs = (tileTokens + 1) / 2;
-  const size_t places = size_t(units_) * slotsOfUnit_ * tiles * pairs;
+  const size_t sums = size_t(units_) * tiles * pairs * floatsOfSums(slotsOfUnit_);
   SLIM_RETURN_IF_ERROR(
       atLeast(*device_, units_ * tiles * 256 * tileTokens, "activations", scratch.fragments));
-  SLIM_RETURN_IF_ERROR(atLeast(*device_, places, "sums of activations", scratch.sums));
+  SLIM_RETURN_IF_ERROR(atLeast(*device_, sums, "sums of activations", scratch.sums));
   PackActivationsArguments arguments{};
   arguments.x = addressOf<const void>(x.address);
   arguments.scales = addressOf<const float>(scratch.scales.address());
   arguments.slots = addressOf<const Slot>(slots_.address());
   arguments.fragments = addressOf<void>(scratch.fragments.address());
-  arguments.sums = addressOf<SlotSums>(scratch.sums.address());
+  arguments.sums = addressOf<float>(scratch.sums.address());
   arguments.stride = x.stride;
   arguments.tokens = uint32_t(x.tokens);
   arguments.type = uint32_t(x.type);
@@ -175,7 +175,7 @@ Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y,
   a.codes = addressOf<const void>(codes_.address());
   a.metadata = addressOf<const void>(metadata_.address());
   a.fragments = addressOf<const void>(scratch.fragments.address());
-  a.sums = addressOf<const SlotSums>(scratch.sums.address());
+  a.sums = addressOf<const float>(scratch.sums.address());
   a.scales = addressOf<const float>(scratch.scales.address());
   a.bias = addressOf<const float>(y.bias);
   a.y = addressOf<float>(y.address);
@@ -193,7 +193,7 @@ bool PackedLinear::planFew(PackedProductArguments& a, uint32_t splits, Plan& pla
   a.warpsOfTile = tokens == 1 ? 4 : tokens == 4 ? 2 : 1;
   const uint32_t tilesOfCta = kGemvWarps / a.warpsOfTile;
   const auto rowBlocks = uint32_t(divideUp(divideUp(rows_, kUnitRows), tilesOfCta));
-  const uint32_t bytesOfUnit = 256 * tokens + slotsOfUnit_ * ((tokens + 1) / 2) * uint32_t(sizeof(SlotSums));
+  const uint32_t bytesOfUnit = 256 * tokens + (tokens + 1) / 2 * floatsOfSums(slotsOfUnit_) * 4;
   // As many CTAs as run at once, each warp with two units or more; and as many as their activations ask for.
   const uint32_t ctasOfSm = slotsOfUnit_ == 1 ? 3 : 2;
   const uint32_t atOnce = ctasOfSm * uint32_t(device_->info().multiprocessors) / rowBlocks;

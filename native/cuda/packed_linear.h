@@ -28,7 +28,7 @@ struct DeviceOutput {
 struct ProductScratch {
   DeviceBuffer<float> scales;
   DeviceBuffer<uint8_t> fragments;
-  DeviceBuffer<SlotSums> sums;
+  DeviceBuffer<float> sums;
   DeviceBuffer<float> workspace;
 };
 

@@ -27,11 +27,13 @@ struct Slot {
   uint16_t width, bits;
 };
 
-/// Two tokens' sums of activations over a slot: as the accumulators of lane/4 and lane/4 + 8 start, the
-/// excess of their rows (fieldExcess) taken off; and plain.
-struct SlotSums {
-  float start[4], sum[2], unused[2];
-};
+/// Two tokens' sums of activations over the slots of a unit, in float32: four of every slot as the
+/// accumulators of lane/4 and lane/4 + 8 start, the excess of their rows (fieldExcess) taken off; then two of
+/// every slot, by which its offsets are multiplied: of 1-bit codes the sums, of others what takes the zero
+/// points off, the sums' opposite. 16-byte vectors.
+SLIM_HOST_DEVICE constexpr uint32_t floatsOfSums(uint32_t slotsOfUnit) {
+  return slotsOfUnit == 1 ? 8 : 6 * slotsOfUnit;
+}
 
 /// tokenScales: x [tokens, stride] → scales [2, tokens].
 struct TokenScalesArguments {
@@ -47,7 +49,7 @@ struct PackActivationsArguments {
   Address<const float> scales;
   Address<const Slot> slots;
   Address<void> fragments;
-  Address<SlotSums> sums;
+  Address<float> sums;
   uint64_t stride;
   uint32_t tokens, type, slotsOfUnit, tileTokens;
 };
@@ -61,11 +63,11 @@ constexpr uint32_t kTokenStride = 20;
 struct PackedProductArguments {
   Address<const void> codes;  // [row tile][unit]: 256 · bits bytes
   Address<const void>
-      metadata;  // [row tile][slot][row % 8][row / 8]: float16 scale, float16 zero point or mean
+      metadata;  // [row tile][unit][row % 8][slot][row / 8]: float16 scale, float16 zero point or mean
   Address<const void> fragments;
-  Address<const SlotSums> sums;  // [slot][token tile][pair of tokens]
-  Address<const float> scales;   // [2, tokens]; the second row undoes the first
-  Address<const float> bias;     // [rows] or null
+  Address<const float> sums;    // [unit][token tile][pair of tokens][floatsOfSums]
+  Address<const float> scales;  // [2, tokens]; the second row undoes the first
+  Address<const float> bias;    // [rows] or null
   Address<float> y;
   Address<float> workspace;    // partial sums of the splits of K
   Address<uint32_t> arrivals;  // 0 before and after a launch

@@ -28,9 +28,7 @@ struct GemmShape {
   SLIM_HOST_DEVICE constexpr uint32_t stages() const { return tiles > 2 && slots == 4 ? 2 : 3; }
   /// Where a stage's sums of activations begin, its scales and zero points; its end.
   SLIM_HOST_DEVICE constexpr uint32_t sums() const { return tiles * 2048; }
-  SLIM_HOST_DEVICE constexpr uint32_t metadata() const {
-    return sums() + tiles * slots * 4 * uint32_t(sizeof(SlotSums));
-  }
+  SLIM_HOST_DEVICE constexpr uint32_t metadata() const { return sums() + tiles * 16 * floatsOfSums(slots); }
   SLIM_HOST_DEVICE constexpr uint32_t stageBytes() const {
     return metadata() + warpsOfPart() * kGemmRowTiles * slots * 64;
   }

@@ -50,12 +50,13 @@ struct GemmPart {
   static constexpr uint32_t kStageBytes = kShape.stageBytes();
   static constexpr uint32_t kStagesBytes = kShape.stages() * kStageBytes;
   static constexpr uint32_t kRing = kCodeRingBytes;
+  static constexpr int kSumsOfTile = 4 * int(floatsOfSums(kSlots));  // floats
   /// Whether zero points come off through the sums of activations.
   static constexpr bool kThroughSums = kTiles * kSlots <= 4;
 
   uint32_t shared, part, thread, lane;
   // What this thread brings next.
-  const uint4 *fragments, *sums;
+  const uint4 *fragments, *nextSums;
   const char* metadata;
   uint32_t bringsSums, bringsMetadata, unitsToBring;
   // Shared memory: the stages, this thread's place in the metadata of one, this warp's rings.
@@ -76,10 +77,9 @@ struct GemmPart {
     const auto rowTile = [&](uint32_t r) { return min(firstRowTile + r, rowTiles - 1); };
     fragments = static_cast<const uint4*>(a.fragments) +
                 (uint64_t(firstUnit) * tokenTiles + firstTokenTile) * 128 + thread;
-    const uint32_t slot = thread / (kTiles * 8), within = thread % (kTiles * 8);
-    bringsSums = thread < kSlots * kTiles * 8 && (kThroughSums || firstUnit < a.runBegin[1]);
-    sums = reinterpret_cast<const uint4*>(a.sums) +
-           (uint64_t(firstUnit * kSlots + slot) * tokenTiles + firstTokenTile) * 8 + within;
+    bringsSums = thread < kTiles * kSumsOfTile / 4 && (kThroughSums || firstUnit < a.runBegin[1]);
+    nextSums = reinterpret_cast<const uint4*>(a.sums) +
+               (uint64_t(firstUnit) * tokenTiles + firstTokenTile) * (kSumsOfTile / 4) + thread;
     bringsMetadata = lane < kGemmRowTiles * kSlots * 4;
     metadata = static_cast<const char*>(a.metadata) +
                (uint64_t(rowTile(lane / (kSlots * 4))) * a.units + firstUnit) * (kSlots * 64) +
@@ -135,10 +135,10 @@ struct GemmPart {
     const uint32_t stage = stages + bringAt;
 #pragma unroll
     for (int i = 0; i < kTiles * 128; i += kThreads) copyTo(stage + (thread + i) * 16, fragments + i);
-    if (bringsSums) copyTo(stage + kShape.sums() + thread * 16, sums);
+    if (bringsSums) copyTo(stage + kShape.sums() + thread * 16, nextSums);
     if (bringsMetadata) copyTo(stage + metadataPlace + lane * 16, metadata);
     fragments += gridDim.y * (kTiles * 128);
-    sums += gridDim.y * (kTiles * kSlots * 8);
+    nextSums += gridDim.y * (kTiles * kSumsOfTile / 4);
     metadata += kSlots * 64;
   }
 
@@ -179,43 +179,75 @@ struct GemmPart {
     for (uint32_t r = 0; r < kGemmRowTiles; ++r) codes[r] += kBits * kUnitBytesABit;
   }
 
-  using Sums = float[kGemmRowTiles][kTiles][4];
+  /// Tiles whose sums of a slot are kept at once: with all of them, weights are needed for two k-tiles only;
+  /// of slots of 64 columns and less, the weights are fewer than the sums.
+  static constexpr int kTilesAtOnce = kSlots == 1 || kTiles < 4 ? kTiles : 4;
+  using Sums = float[kGemmRowTiles][kTilesAtOnce][4];
 
   /// A slot's sums begin: with what comes off through the sums of activations.
   template <int kBits>
-  __device__ __forceinline__ void startTile(Sums& c, int tile, const RowPair (&rows)[kGemmRowTiles],
-                                            const SlotSums* sums) {
-    float start[4] = {0, 0, 0, 0};
-    float2 sum{};
-    if constexpr (kThroughSums) loadSums(sums + tile * 4, start, sum);
+  __device__ __forceinline__ void startTile(Sums& c, int slot, int tile, const RowPair (&rows)[kGemmRowTiles],
+                                            const float* sums) {
+    float4 start{};
+    if constexpr (kThroughSums) start = reinterpret_cast<const float4*>(sums + tile * kSumsOfTile)[slot];
 #pragma unroll
     for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) c[r][tile][j] = start[j];
-      if constexpr (kThroughSums && kBits > 1) addToRows(c[r][tile], rows[r].offset, -1, sum);
-      if constexpr (kThroughSums && kBits == 1) addToRows(acc[r][tile], rows[r].offset, 1, sum);
+      c[r][tile % kTilesAtOnce][0] = start.x, c[r][tile % kTilesAtOnce][1] = start.y,
+                  c[r][tile % kTilesAtOnce][2] = start.z, c[r][tile % kTilesAtOnce][3] = start.w;
+      if constexpr (kThroughSums)
+        addToRows(kBits > 1 ? c[r][tile % kTilesAtOnce] : acc[r][tile], rows[r].offset,
+                  sumOf(sums, slot, tile));
     }
   }
 
   template <int kBits>
-  __device__ __forceinline__ void finishTile(Sums& c, int tile, const RowPair (&rows)[kGemmRowTiles],
-                                             const SlotSums* sums) {
+  __device__ __forceinline__ void finishTile(Sums& c, int slot, int tile,
+                                             const RowPair (&rows)[kGemmRowTiles], const float* sums) {
 #pragma unroll
     for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        acc[r][tile][j] = fmaf(rows[r].scale[j / 2], c[r][tile][j], acc[r][tile][j]);
+        acc[r][tile][j] = fmaf(rows[r].scale[j / 2], c[r][tile % kTilesAtOnce][j], acc[r][tile][j]);
       if constexpr (!kThroughSums && kBits == 1)
-        addToRows(acc[r][tile], rows[r].offset, 1, *reinterpret_cast<const float2*>(sums[tile * 4].sum));
+        addToRows(acc[r][tile], rows[r].offset, sumOf(sums, slot, tile));
     }
+  }
+
+  static __device__ __forceinline__ float2 sumOf(const float* sums, int slot, int tile) {
+    return reinterpret_cast<const float2*>(sums + tile * kSumsOfTile)[2 * kSlots + slot];
+  }
+
+  /// Two k-tiles of weights.
+  template <int kBits>
+  __device__ __forceinline__ void takeApart(int pair, uint32_t (&words)[kGemmRowTiles][2 * kBits],
+                                            const uint32_t (&taken)[kGemmRowTiles][4],
+                                            uint32_t (&weights)[kGemmRowTiles][2][4]) const {
+    // Words as late as they are needed: those of 8 bits would fill the registers.
+    if constexpr (kBits >= 4) {
+      if (pair * kBits % 8 == 0) loadPiece<kBits>(pair * kBits / 8, words);
+    } else if (pair == 0) {
+#pragma unroll
+      for (int piece = 0; piece < (kBits + 1) / 2; ++piece) loadPiece<kBits>(piece, words);
+    }
+#pragma unroll
+    for (uint32_t r = 0; r < kGemmRowTiles; ++r)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int reg = 0; reg < 4; ++reg) {
+          weights[r][half][reg] = weightPair<kBits>(words[r], 2 * pair + half, reg);
+          if constexpr (!kThroughSums)
+            weights[r][half][reg] = subtractPairs(
+                weights[r][half][reg], kBits > 1 ? taken[r][reg] : excessPair(kBits, 2 * pair + half, reg));
+        }
   }
 
   template <int kBits>
   __device__ __forceinline__ void multiplyUnit() {
     const uint32_t stage = stages + takeAt;
     const uint4* inputs = sharedAt<uint4>(stage) + lane;
-    const uint2* rowsOfLane = sharedAt<uint2>(stage + metadataPlace) + lane / 4;
-    const SlotSums* sumsOfLane = sharedAt<SlotSums>(stage + kShape.sums()) + lane % 4;
+    const uint2* rowsOfLane = sharedAt<uint2>(stage + metadataPlace) + lane / 4 * kSlots;
+    const float* sums = sharedAt<float>(stage + kShape.sums()) + lane % 4 * floatsOfSums(kSlots);
     uint32_t words[kGemmRowTiles][2 * kBits];
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) {
@@ -224,7 +256,7 @@ struct GemmPart {
       Sums c;
 #pragma unroll
       for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
-        packed[r] = rowsOfLane[(r * kSlots + slot) * 8];
+        packed[r] = rowsOfLane[r * kSlots * 8 + slot];
         if constexpr (!kThroughSums && kBits > 1) {
           const uint32_t zeros[2] = {__byte_perm(packed[r].x, 0, 0x3232),
                                      __byte_perm(packed[r].y, 0, 0x3232)};
@@ -237,40 +269,26 @@ struct GemmPart {
 #pragma unroll
       for (uint32_t r = 0; r < kGemmRowTiles; ++r) rows[r] = rowPair(packed[r]);
       constexpr int kPairs = 4 / kSlots;
+      uint32_t weights[kPairs][kGemmRowTiles][2][4];
 #pragma unroll
-      for (int pair = slot * kPairs; pair < (slot + 1) * kPairs; ++pair) {
-        // Words as late as they are needed: those of 8 bits would fill the registers.
-        if constexpr (kBits >= 4) {
-          if (pair * kBits % 8 == 0) loadPiece<kBits>(pair * kBits / 8, words);
-        } else if (pair == 0) {
+      for (int first = 0; first < kTiles; first += kTilesAtOnce)
 #pragma unroll
-          for (int piece = 0; piece < (kBits + 1) / 2; ++piece) loadPiece<kBits>(piece, words);
+        for (int nth = 0; nth < kPairs; ++nth) {
+          const int pair = slot * kPairs + nth;
+          if (first == 0) takeApart<kBits>(pair, words, taken, weights[nth]);
+#pragma unroll
+          for (int tile = first; tile < first + kTilesAtOnce; ++tile) {
+            if (nth == 0) startTile<kBits>(c, slot, tile, rows, sums);
+            const uint4 b = inputs[(tile * 4 + pair) * 32];
+#pragma unroll
+            for (uint32_t r = 0; r < kGemmRowTiles; ++r)
+              multiplyTile(c[r][tile % kTilesAtOnce], weights[nth][r][0], b.x, b.y);
+#pragma unroll
+            for (uint32_t r = 0; r < kGemmRowTiles; ++r)
+              multiplyTile(c[r][tile % kTilesAtOnce], weights[nth][r][1], b.z, b.w);
+            if (nth == kPairs - 1) finishTile<kBits>(c, slot, tile, rows, sums);
+          }
         }
-        uint32_t weights[kGemmRowTiles][2][4];
-#pragma unroll
-        for (uint32_t r = 0; r < kGemmRowTiles; ++r)
-#pragma unroll
-          for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int reg = 0; reg < 4; ++reg) {
-              const uint32_t read = weightPair<kBits>(words[r], 2 * pair + half, reg);
-              weights[r][half][reg] =
-                  kThroughSums ? read
-                               : subtractPairs(read, kBits > 1 ? taken[r][reg]
-                                                               : excessPair(kBits, 2 * pair + half, reg));
-            }
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) {
-          if (pair == slot * kPairs) startTile<kBits>(c, tile, rows, sumsOfLane + slot * kTiles * 4);
-          const uint4 b = inputs[(tile * 4 + pair) * 32];
-#pragma unroll
-          for (uint32_t r = 0; r < kGemmRowTiles; ++r) multiplyTile(c[r][tile], weights[r][0], b.x, b.y);
-#pragma unroll
-          for (uint32_t r = 0; r < kGemmRowTiles; ++r) multiplyTile(c[r][tile], weights[r][1], b.z, b.w);
-          if (pair == (slot + 1) * kPairs - 1)
-            finishTile<kBits>(c, tile, rows, sumsOfLane + slot * kTiles * 4);
-        }
-      }
     }
   }
 
