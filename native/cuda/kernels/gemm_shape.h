@@ -13,9 +13,9 @@ constexpr uint32_t kCodeRingBytes = 2048;
 struct GemmShape {
   uint32_t tiles, slots;
 
-  /// 2, 4 or 8 tiles; of units of four slots, whose scales fill the registers, up to 4.
+  /// 2, 4 or 8 tiles; of units of several slots, whose scales need the registers, up to 4.
   static constexpr GemmShape forTiles(uint32_t tiles, uint32_t slots) {
-    return {tiles <= 2 ? 2u : tiles <= 4 || slots == 4 ? 4u : 8u, slots};
+    return {tiles <= 2 ? 2u : tiles <= 4 || slots > 1 ? 4u : 8u, slots};
   }
   /// CTAs that a multiprocessor's registers hold.
   constexpr uint32_t atOnce() const { return tiles == 2 ? 2 : 1; }

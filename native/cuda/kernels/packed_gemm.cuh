@@ -179,10 +179,7 @@ struct GemmPart {
     for (uint32_t r = 0; r < kGemmRowTiles; ++r) codes[r] += kBits * kUnitBytesABit;
   }
 
-  /// Tiles whose sums of a slot are kept at once: with all of them, weights are needed for two k-tiles only;
-  /// of slots of 64 columns and less, the weights are fewer than the sums.
-  static constexpr int kTilesAtOnce = kSlots == 1 || kTiles < 4 ? kTiles : 4;
-  using Sums = float[kGemmRowTiles][kTilesAtOnce][4];
+  using Sums = float[kGemmRowTiles][kTiles][4];
 
   /// A slot's sums begin: with what comes off through the sums of activations.
   template <int kBits>
@@ -192,11 +189,9 @@ struct GemmPart {
     if constexpr (kThroughSums) start = reinterpret_cast<const float4*>(sums + tile * kSumsOfTile)[slot];
 #pragma unroll
     for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
-      c[r][tile % kTilesAtOnce][0] = start.x, c[r][tile % kTilesAtOnce][1] = start.y,
-                  c[r][tile % kTilesAtOnce][2] = start.z, c[r][tile % kTilesAtOnce][3] = start.w;
+      c[r][tile][0] = start.x, c[r][tile][1] = start.y, c[r][tile][2] = start.z, c[r][tile][3] = start.w;
       if constexpr (kThroughSums)
-        addToRows(kBits > 1 ? c[r][tile % kTilesAtOnce] : acc[r][tile], rows[r].offset,
-                  sumOf(sums, slot, tile));
+        addToRows(kBits > 1 ? c[r][tile] : acc[r][tile], rows[r].offset, sumOf(sums, slot, tile));
     }
   }
 
@@ -207,7 +202,7 @@ struct GemmPart {
     for (uint32_t r = 0; r < kGemmRowTiles; ++r) {
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        acc[r][tile][j] = fmaf(rows[r].scale[j / 2], c[r][tile % kTilesAtOnce][j], acc[r][tile][j]);
+        acc[r][tile][j] = fmaf(rows[r].scale[j / 2], c[r][tile][j], acc[r][tile][j]);
       if constexpr (!kThroughSums && kBits == 1)
         addToRows(acc[r][tile], rows[r].offset, sumOf(sums, slot, tile));
     }
@@ -266,29 +261,26 @@ struct GemmPart {
         }
       }
       RowPair rows[kGemmRowTiles];
-#pragma unroll
-      for (uint32_t r = 0; r < kGemmRowTiles; ++r) rows[r] = rowPair(packed[r]);
       constexpr int kPairs = 4 / kSlots;
-      uint32_t weights[kPairs][kGemmRowTiles][2][4];
 #pragma unroll
-      for (int first = 0; first < kTiles; first += kTilesAtOnce)
+      for (int nth = 0; nth < kPairs; ++nth) {
+        const int pair = slot * kPairs + nth;
+        uint32_t weights[kGemmRowTiles][2][4];
+        takeApart<kBits>(pair, words, taken, weights);
+        if (nth == (kThroughSums ? 0 : kPairs - 1))  // no sooner: registers
 #pragma unroll
-        for (int nth = 0; nth < kPairs; ++nth) {
-          const int pair = slot * kPairs + nth;
-          if (first == 0) takeApart<kBits>(pair, words, taken, weights[nth]);
+          for (uint32_t r = 0; r < kGemmRowTiles; ++r) rows[r] = rowPair(packed[r]);
 #pragma unroll
-          for (int tile = first; tile < first + kTilesAtOnce; ++tile) {
-            if (nth == 0) startTile<kBits>(c, slot, tile, rows, sums);
-            const uint4 b = inputs[(tile * 4 + pair) * 32];
+        for (int tile = 0; tile < kTiles; ++tile) {
+          if (nth == 0) startTile<kBits>(c, slot, tile, rows, sums);
+          const uint4 b = inputs[(tile * 4 + pair) * 32];
 #pragma unroll
-            for (uint32_t r = 0; r < kGemmRowTiles; ++r)
-              multiplyTile(c[r][tile % kTilesAtOnce], weights[nth][r][0], b.x, b.y);
+          for (uint32_t r = 0; r < kGemmRowTiles; ++r) multiplyTile(c[r][tile], weights[r][0], b.x, b.y);
 #pragma unroll
-            for (uint32_t r = 0; r < kGemmRowTiles; ++r)
-              multiplyTile(c[r][tile % kTilesAtOnce], weights[nth][r][1], b.z, b.w);
-            if (nth == kPairs - 1) finishTile<kBits>(c, slot, tile, rows, sums);
-          }
+          for (uint32_t r = 0; r < kGemmRowTiles; ++r) multiplyTile(c[r][tile], weights[r][1], b.z, b.w);
+          if (nth == kPairs - 1) finishTile<kBits>(c, slot, tile, rows, sums);
         }
+      }
     }
   }
 
@@ -405,9 +397,6 @@ __global__ void __launch_bounds__(256, 2) packedGemm16x2(const __grid_constant__
 }
 __global__ void __launch_bounds__(256, 1) packedGemm32x2(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemm<4, 2>(a);
-}
-__global__ void __launch_bounds__(256, 1) packedGemm64x2(const __grid_constant__ PackedProductArguments a) {
-  slim::cuda::packedGemm<8, 2>(a);
 }
 __global__ void __launch_bounds__(256, 2) packedGemm16x4(const __grid_constant__ PackedProductArguments a) {
   slim::cuda::packedGemm<2, 4>(a);

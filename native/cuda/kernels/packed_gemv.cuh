@@ -189,10 +189,10 @@ __device__ __forceinline__ void packedGemv(const PackedProductArguments& a) {
 
   uint4* fragments = shared;
   uint4* sums = fragments + units * (16 * kTokens);
-#pragma unroll 1
+#pragma unroll 4
   for (uint32_t i = thread; i < units * (16 * kTokens); i += kGemvThreads)
     copyAsync(fragments + i, static_cast<const uint4*>(a.fragments) + firstUnit * (16 * kTokens) + i);
-#pragma unroll 1
+#pragma unroll 4
   for (uint32_t i = thread; i < units * (Warp::kUnitSums / 4); i += kGemvThreads)
     copyAsync(sums + i, reinterpret_cast<const uint4*>(a.sums) + firstUnit * (Warp::kUnitSums / 4) + i);
   commitCopies();
