@@ -6,4 +6,5 @@
 #include "cuda/kernels/nonlinearity.cuh"
 #include "cuda/kernels/norm.cuh"
 #include "cuda/kernels/packed_gemm.cuh"
+#include "cuda/kernels/panel_gemm.cuh"
 #include "cuda/kernels/prompt_attention.cuh"

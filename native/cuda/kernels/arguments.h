@@ -59,7 +59,20 @@ constexpr uint32_t kMostStripes = 256;
 /// twice.
 constexpr uint32_t kTokenStride = 20;
 
-/// packedGemv…, packedGemm…: y [tokens, yStride] = x · Wᵀ (+ bias) (+ y).
+/// dequantizePanel…: rows of packed weights → float16 in A fragments, [row tile][k-tile].
+struct DequantizePanelArguments {
+  Address<const void> codes, metadata;  // as below
+  Address<void> panel;
+  uint64_t tileStride;
+  uint32_t units, firstTile, tiles;  // of the matrix; the panel's first
+  float scale;                       // a power of two, by which weights are multiplied
+  uint32_t runBegin[kWidths + 1], runOffset[kWidths];
+};
+
+constexpr uint32_t kPanelGemmRows = 128, kPanelGemmTokens = 128, kPanelStages = 4;
+
+/// packedGemv…, packedGemm…; panelGemm…, whose codes are a panel: y [tokens, yStride] = x · Wᵀ (+ bias) (+
+/// y).
 struct PackedProductArguments {
   Address<const void> codes;  // [row tile][unit]: 256 · bits bytes
   Address<const void>
@@ -74,6 +87,7 @@ struct PackedProductArguments {
   uint64_t tileStride;         // of codes, in units of 256 bytes
   uint64_t yStride;
   uint32_t rows, tokens, units, accumulate;
+  float unscale;                   // panels: undoes the scale of the weights
   uint32_t warpsOfTile;            // GEMV: warps that share a row tile
   uint32_t runBegin[kWidths + 1];  // first unit of every width, the number of units
   uint32_t runOffset[kWidths];     // its codes' place in a row tile, in units of 256 bytes

@@ -35,6 +35,43 @@ __device__ __forceinline__ uint32_t subtractPairs(uint32_t a, uint32_t b) {
   return reinterpret_cast<const uint32_t&>(difference);
 }
 
+/// Sums of a warp's tiles go to y, over the splits of K in their order; `rowsOfCta`, gridDim.x CTAs. Warps
+/// that are not `there` only keep the others company.
+template <int kRowTiles, int kTiles>
+__device__ __forceinline__ void finishTiles(const PackedProductArguments& a,
+                                            const float (&acc)[kRowTiles][kTiles][4], uint32_t firstRowTile,
+                                            uint32_t firstTokenTile, uint32_t rowsOfCta, bool there) {
+  const uint32_t lane = threadIdx.x % 32;
+  const uint64_t paddedRows = uint64_t(gridDim.x) * rowsOfCta;
+  const auto each = [&](const auto& output) {
+    if (!there) return;
+#pragma unroll
+    for (uint32_t r = 0; r < kRowTiles; ++r)
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const uint32_t row = (firstRowTile + r) * kUnitRows + lane / 4 + i / 2 * 8;
+          const uint32_t token = (firstTokenTile + tile) * 8 + lane % 4 * 2 + i % 2;
+          if (row < a.rows && token < a.tokens) output(row, token, acc[r][tile][i]);
+        }
+  };
+  if (gridDim.z == 1) {
+    each([&](uint32_t row, uint32_t token, float sum) { finishOutput(a, sum, row, token); });
+    return;
+  }
+  each([&](uint32_t row, uint32_t token, float sum) {
+    a.workspace[(uint64_t(blockIdx.z) * a.tokens + token) * paddedRows + row] = sum;
+  });
+  if (!isLastArrival(a.arrivals + blockIdx.y * gridDim.x + blockIdx.x, gridDim.z)) return;
+  each([&](uint32_t row, uint32_t token, float) {
+    float sum = 0;
+    for (uint32_t s = 0; s < gridDim.z; ++s)
+      sum += __ldcg(a.workspace + (uint64_t(s) * a.tokens + token) * paddedRows + row);
+    finishOutput(a, sum, row, token);
+  });
+}
+
 /// Dynamic shared memory from a place on.
 template <typename T>
 __device__ __forceinline__ const T* sharedAt(uint32_t place) {
@@ -328,7 +365,7 @@ __device__ __forceinline__ void packedGemm(const PackedProductArguments& a) {
   work.part = threadIdx.x / Part::kThreads;
   work.thread = threadIdx.x % Part::kThreads;
   work.lane = threadIdx.x % 32;
-  const uint32_t lane = work.lane, stripe = blockIdx.z * kParts + work.part;
+  const uint32_t stripe = blockIdx.z * kParts + work.part;
   const uint32_t firstRowTile = (blockIdx.x * kShape.warpsOfPart() + work.thread / 32) * kRowTiles;
   const uint32_t begin = a.stripes[stripe], end = a.stripes[stripe + 1];
   work.start(a, firstRowTile, begin, end - begin);
@@ -349,34 +386,7 @@ __device__ __forceinline__ void packedGemm(const PackedProductArguments& a) {
         work.acc[i / (kTiles * 4)][i / 4 % kTiles][i % 4] += others[i * Part::kThreads];
   }
 
-  const uint64_t paddedRows = uint64_t(gridDim.x) * kShape.rows();
-  const auto each = [&](const auto& output) {
-    if (work.part != 0) return;
-#pragma unroll
-    for (uint32_t r = 0; r < kRowTiles; ++r)
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const uint32_t row = (firstRowTile + r) * kUnitRows + lane / 4 + i / 2 * 8;
-          const uint32_t token = (blockIdx.y * kTiles + tile) * 8 + lane % 4 * 2 + i % 2;
-          if (row < a.rows && token < a.tokens) output(row, token, work.acc[r][tile][i]);
-        }
-  };
-  if (gridDim.z == 1) {
-    each([&](uint32_t row, uint32_t token, float sum) { finishOutput(a, sum, row, token); });
-    return;
-  }
-  each([&](uint32_t row, uint32_t token, float sum) {
-    a.workspace[(uint64_t(blockIdx.z) * a.tokens + token) * paddedRows + row] = sum;
-  });
-  if (!isLastArrival(a.arrivals + blockIdx.y * gridDim.x + blockIdx.x, gridDim.z)) return;
-  each([&](uint32_t row, uint32_t token, float) {
-    float sum = 0;
-    for (uint32_t s = 0; s < gridDim.z; ++s)
-      sum += __ldcg(a.workspace + (uint64_t(s) * a.tokens + token) * paddedRows + row);
-    finishOutput(a, sum, row, token);
-  });
+  finishTiles(a, work.acc, firstRowTile, blockIdx.y * kTiles, kShape.rows(), work.part == 0);
 }
 
 }  // namespace slim::cuda
