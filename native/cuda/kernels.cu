@@ -13,6 +13,7 @@
 #include "cuda/kernels/nonlinearity.cuh"
 #include "cuda/kernels/norm.cuh"
 #include "cuda/kernels/packed_gemm.cuh"
+#include "cuda/kernels/panel_gemm.cuh"
 #include "cuda/kernels/prompt_attention.cuh"
 #include "cuda/kernels/refinement.cuh"
 #include "cuda/kernels/salience.cuh"

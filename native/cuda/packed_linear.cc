@@ -1,8 +1,12 @@
 #include "cuda/packed_linear.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "core/half.h"
+#include "cuda/kernels/gemm_shape.h"
 #include "cuda/unit_packing.h"
+#include "quant/groups.h"
 
 namespace slim::cuda {
 namespace {
@@ -10,6 +14,8 @@ namespace {
 constexpr uint32_t kMostFewTokens = 8;
 constexpr size_t kGemvSharedBytes = 32 * 1024;  // three CTAs an SM on every architecture
 constexpr uint32_t kGemvWarps = 8;
+/// Of float16 weights, which are to be read back before they leave the second-level cache.
+constexpr size_t kPanelBytes = 32 << 20;
 
 /// Tokens that a tile of activations has room for.
 uint32_t tokensOfTile(size_t tokens) { return tokens == 1 ? 1 : tokens <= 4 ? 4 : 8; }
@@ -23,6 +29,22 @@ Status atLeast(Device& device, size_t count, const char* about, DeviceBuffer<T>&
   return device.allocate(count, about, buffer);
 }
 
+/// A power of two that brings the largest weight that the scales allow between 2^14 and 2^15.
+float scaleOfPanels(const PackedMatrix& source) {
+  const Groups groups{source.cols(), source.groupSize()};
+  float most = 0;
+  for (size_t g = 0; g < groups.count(); ++g) {
+    const int bits = source.groupBits()->data()[g];
+    for (size_t r = 0; r < source.rows(); ++r) {
+      const PackedMatrix::RowOfGroup with = source.rowOfGroup(g, r);
+      const float scale = std::abs(halfToFloat(with.scale));
+      most = std::max(most,
+                      bits == 1 ? scale + std::abs(halfToFloat(with.mean)) : scale * float((1 << bits) - 1));
+    }
+  }
+  return most > 0 ? std::ldexp(1.0f, 14 - std::ilogb(most)) : 1;
+}
+
 }  // namespace
 
 Status PackedLinear::make(std::shared_ptr<Device> device, const PackedMatrix& source, ThreadPool& pool,
@@ -31,6 +53,7 @@ Status PackedLinear::make(std::shared_ptr<Device> device, const PackedMatrix& so
   linear->device_ = device;
   linear->rows_ = source.rows();
   linear->cols_ = source.cols();
+  linear->panelScale_ = scaleOfPanels(source);
   const UnitPlan plan(source);
   linear->slotsOfUnit_ = uint32_t(plan.slotsOfUnit());
   linear->units_ = plan.runBegin[kWidths];
@@ -39,7 +62,6 @@ Status PackedLinear::make(std::shared_ptr<Device> device, const PackedMatrix& so
     const uint32_t units = plan.runBegin[width + 1] - plan.runBegin[width];
     linear->runOffset_[width] = uint32_t(linear->tileStride_);
     linear->tileStride_ += uint64_t(units) * uint64_t(widthBits(width));
-    if (units > 0) linear->widestBits_ = uint32_t(widthBits(width));
   }
 
   const size_t tiles = divideUp(source.rows(), kUnitRows);
@@ -96,24 +118,44 @@ Status PackedLinear::scaleTokens(Device& device, const DeviceActivations& x, siz
                        std::to_string(x.tokens) + " tokens × " + std::to_string(cols));
 }
 
-Status PackedLinear::packActivations(const DeviceActivations& x, uint32_t tileTokens,
+namespace {
+
+/// Whether panels need fewer instructions than packedGemm…: of a lane for a weight, 2 bits,
+/// test/cuda/metrics.json.
+bool panelsPay(size_t tokens, uint32_t slotsOfUnit) {
+  const size_t tokensAtOnce = 8 * GemmShape::forTiles(8, slotsOfUnit).tiles;
+  const double gemm = (tokensAtOnce == 64 ? 3.45 : 2.93) * double(divideUp(tokens, tokensAtOnce));
+  return 3.3 + 4.6 * double(divideUp(tokens, kPanelGemmTokens)) < gemm;
+}
+
+}  // namespace
+
+struct PackedLinear::Plan {
+  std::string kernel;
+  Launch launch;
+  uint32_t tokenTiles = 1, tileTokens = 8;  // of the activations
+  size_t workspace = 0;                     // floats
+  uint32_t rowBlocks = 0;                   // of a panel
+};
+
+Status PackedLinear::packActivations(const DeviceActivations& x, const Plan& plan,
                                      ProductScratch& scratch) const {
-  const size_t tiles = divideUp(x.tokens, 8), pairs = (tileTokens + 1) / 2;
-  const size_t places = size_t(units_) * slotsOfUnit_ * tiles * pairs;
+  const size_t tiles = plan.tokenTiles, tileTokens = plan.tileTokens, pairs = (tileTokens + 1) / 2;
+  const size_t sums = size_t(units_) * tiles * pairs * floatsOfSums(slotsOfUnit_);
   SLIM_RETURN_IF_ERROR(
       atLeast(*device_, units_ * tiles * 256 * tileTokens, "activations", scratch.fragments));
-  SLIM_RETURN_IF_ERROR(atLeast(*device_, places, "sums of activations", scratch.sums));
+  SLIM_RETURN_IF_ERROR(atLeast(*device_, sums, "sums of activations", scratch.sums));
   PackActivationsArguments arguments{};
   arguments.x = addressOf<const void>(x.address);
   arguments.scales = addressOf<const float>(scratch.scales.address());
   arguments.slots = addressOf<const Slot>(slots_.address());
   arguments.fragments = addressOf<void>(scratch.fragments.address());
-  arguments.sums = addressOf<SlotSums>(scratch.sums.address());
+  arguments.sums = addressOf<float>(scratch.sums.address());
   arguments.stride = x.stride;
   arguments.tokens = uint32_t(x.tokens);
   arguments.type = uint32_t(x.type);
   arguments.slotsOfUnit = slotsOfUnit_;
-  arguments.tileTokens = tileTokens;
+  arguments.tileTokens = plan.tileTokens;
   return device_->launch("packActivations",
                          {.gridX = units_, .gridY = unsigned(tiles), .threads = kUnitColumns}, arguments,
                          describe(x.tokens));
@@ -141,6 +183,11 @@ void cutStripes(uint32_t stripes, PackedProductArguments& a) {
   for (; stripe <= stripes; ++stripe) a.stripes[stripe] = uint16_t(a.units);
 }
 
+/// Cuts K into stripes of about as many units, which cost the same when they are float16.
+void cutEvenly(uint32_t stripes, PackedProductArguments& a) {
+  for (uint32_t i = 0; i <= stripes; ++i) a.stripes[i] = uint16_t(uint64_t(a.units) * i / stripes);
+}
+
 /// Units of the longest run of `count` stripes that begins at a multiple of it.
 uint32_t mostUnits(const PackedProductArguments& a, uint32_t stripes, uint32_t count) {
   uint32_t most = 0;
@@ -150,13 +197,6 @@ uint32_t mostUnits(const PackedProductArguments& a, uint32_t stripes, uint32_t c
 }
 
 }  // namespace
-
-struct PackedLinear::Plan {
-  std::string kernel;
-  Launch launch;
-  uint32_t tileTokens = 8;
-  size_t workspace = 0;  // floats
-};
 
 Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y, ProductScratch& scratch,
                               uint32_t splits) const {
@@ -168,14 +208,16 @@ Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y,
   std::copy(std::begin(runBegin_), std::end(runBegin_), a.runBegin);
   std::copy(std::begin(runOffset_), std::end(runOffset_), a.runOffset);
   Plan plan;
-  if (x.tokens > kMostFewTokens || !planFew(a, splits, plan)) plan = planMany(a, splits);
-  SLIM_RETURN_IF_ERROR(packActivations(x, plan.tileTokens, scratch));
+  const bool few = x.tokens <= kMostFewTokens && planFew(a, splits, plan);
+  const bool panels = !few && panelsPay(x.tokens, slotsOfUnit_);
+  if (!few) plan = panels ? planPanels(a, splits) : planMany(a, splits);
+  SLIM_RETURN_IF_ERROR(packActivations(x, plan, scratch));
   if (plan.workspace > 0)
     SLIM_RETURN_IF_ERROR(atLeast(*device_, plan.workspace, "partial sums", scratch.workspace));
   a.codes = addressOf<const void>(codes_.address());
   a.metadata = addressOf<const void>(metadata_.address());
   a.fragments = addressOf<const void>(scratch.fragments.address());
-  a.sums = addressOf<const SlotSums>(scratch.sums.address());
+  a.sums = addressOf<const float>(scratch.sums.address());
   a.scales = addressOf<const float>(scratch.scales.address());
   a.bias = addressOf<const float>(y.bias);
   a.y = addressOf<float>(y.address);
@@ -183,6 +225,7 @@ Status PackedLinear::multiply(const DeviceActivations& x, const DeviceOutput& y,
   a.arrivals = addressOf<uint32_t>(arrivals_.address());
   a.yStride = y.stride;
   a.accumulate = y.accumulate;
+  if (panels) return multiplyPanels(a, plan, scratch);
   return device_->launch(plan.kernel.c_str(), plan.launch, a, describe(x.tokens));
 }
 
@@ -193,7 +236,7 @@ bool PackedLinear::planFew(PackedProductArguments& a, uint32_t splits, Plan& pla
   a.warpsOfTile = tokens == 1 ? 4 : tokens == 4 ? 2 : 1;
   const uint32_t tilesOfCta = kGemvWarps / a.warpsOfTile;
   const auto rowBlocks = uint32_t(divideUp(divideUp(rows_, kUnitRows), tilesOfCta));
-  const uint32_t bytesOfUnit = 256 * tokens + slotsOfUnit_ * ((tokens + 1) / 2) * uint32_t(sizeof(SlotSums));
+  const uint32_t bytesOfUnit = 256 * tokens + (tokens + 1) / 2 * floatsOfSums(slotsOfUnit_) * 4;
   // As many CTAs as run at once, each warp with two units or more; and as many as their activations ask for.
   const uint32_t ctasOfSm = slotsOfUnit_ == 1 ? 3 : 2;
   const uint32_t atOnce = ctasOfSm * uint32_t(device_->info().multiprocessors) / rowBlocks;
@@ -218,31 +261,82 @@ bool PackedLinear::planFew(PackedProductArguments& a, uint32_t splits, Plan& pla
 
 // More tokens, or more columns.
 PackedLinear::Plan PackedLinear::planMany(PackedProductArguments& a, uint32_t splits) const {
-  const uint32_t tokens = a.tokens <= 16 ? 16 : a.tokens <= 32 ? 32 : 64, rowTiles = tokens == 64 ? 2 : 1;
-  const auto rowBlocks = uint32_t(divideUp(rows_, 128 * rowTiles));
-  const auto tokenBlocks = uint32_t(divideUp(a.tokens, tokens));
-  a.codeBytes = widestBits_ * kUnitBytesABit;
-  // As GemmStage in packed_gemm.cuh: fragments, sums, scales and zero points, codes.
-  const uint32_t stageBytes = tokens / 8 * (2048 + slotsOfUnit_ * 4 * uint32_t(sizeof(SlotSums))) +
-                              8 * rowTiles * (slotsOfUnit_ * 64 + a.codeBytes);
-  a.stages = std::clamp(uint32_t(device_->info().sharedBytesOfBlock) / stageBytes, 2u, 4u);
-  const uint32_t ctasOfSm = tokens == 64 ? 1 : 2;
-  const uint32_t atOnce = ctasOfSm * uint32_t(device_->info().multiprocessors) / (rowBlocks * tokenBlocks);
-  // A split has as many units as the ring, or it would not fill it; arrivals_ has a counter for every row
-  // tile.
+  const auto tokenTiles = uint32_t(divideUp(a.tokens, 8));
+  const GemmShape shape = GemmShape::forTiles(tokenTiles, slotsOfUnit_);
+  const auto tokenBlocks = uint32_t(divideUp(tokenTiles, shape.tiles));
+  const auto rowBlocks = uint32_t(divideUp(rows_, shape.rows()));
+  const uint32_t atOnce =
+      shape.atOnce() * uint32_t(device_->info().multiprocessors) / (rowBlocks * tokenBlocks);
+  // A part has 4 units or more, or it would hardly begin; arrivals_ has a counter for every row tile.
   const bool counted = size_t(rowBlocks) * tokenBlocks <= arrivals_.count();
-  if (splits == 0) splits = std::min(atOnce, units_ / 4);
-  splits = counted ? std::clamp(splits, 1u, std::min(units_, kMostStripes)) : 1;
-  cutStripes(splits, a);
+  if (splits == 0) splits = std::min(atOnce, units_ / (4 * shape.parts()));
+  splits = counted ? std::clamp(splits, 1u, std::min(units_, kMostStripes / shape.parts())) : 1;
+  cutStripes(splits * shape.parts(), a);
   Plan plan;
-  plan.kernel = "packedGemm" + std::to_string(tokens) + "x" + std::to_string(slotsOfUnit_);
-  if (splits > 1) plan.workspace = size_t(splits) * a.tokens * rowBlocks * 128 * rowTiles;
+  plan.kernel = "packedGemm" + std::to_string(8 * shape.tiles) + "x" + std::to_string(slotsOfUnit_);
+  plan.tokenTiles = tokenBlocks * shape.tiles;
+  if (splits > 1) plan.workspace = size_t(splits) * a.tokens * rowBlocks * shape.rows();
   plan.launch = {.gridX = rowBlocks,
                  .gridY = tokenBlocks,
                  .gridZ = splits,
-                 .threads = 256,
-                 .sharedBytes = a.stages * stageBytes};
+                 .threads = 32 * kGemmWarps,
+                 .sharedBytes = shape.sharedBytes()};
   return plan;
+}
+
+// Many tokens.
+PackedLinear::Plan PackedLinear::planPanels(PackedProductArguments& a, uint32_t splits) const {
+  const auto tokenBlocks = uint32_t(divideUp(a.tokens, kPanelGemmTokens));
+  const auto rowBlocks = uint32_t(divideUp(rows_, kPanelGemmRows));
+  const size_t bytesOfBlock = size_t(kPanelGemmRows) * units_ * kUnitColumns * 2;
+  Plan plan;
+  plan.rowBlocks = uint32_t(std::clamp<size_t>(kPanelBytes / bytesOfBlock, 1, rowBlocks));
+  const uint32_t ctas = plan.rowBlocks * tokenBlocks;
+  if (splits == 0) splits = std::min(2 * uint32_t(device_->info().multiprocessors) / ctas, units_ / 4);
+  splits = ctas <= arrivals_.count() ? std::clamp(splits, 1u, std::min(units_, kMostStripes)) : 1;
+  cutEvenly(splits, a);
+  plan.kernel = "panelGemm";
+  plan.tokenTiles = tokenBlocks * kPanelGemmTokens / 8;
+  if (splits > 1) plan.workspace = size_t(splits) * a.tokens * plan.rowBlocks * kPanelGemmRows;
+  plan.launch = {.gridY = tokenBlocks,
+                 .gridZ = splits,
+                 .threads = 128,
+                 .sharedBytes = kPanelStages * (kPanelGemmRows + kPanelGemmTokens) * 64};
+  return plan;
+}
+
+Status PackedLinear::multiplyPanels(PackedProductArguments& a, const Plan& plan,
+                                    ProductScratch& scratch) const {
+  const size_t bytes = size_t(plan.rowBlocks) * kPanelGemmRows * units_ * kUnitColumns * 2;
+  SLIM_RETURN_IF_ERROR(atLeast(*device_, bytes, "a panel of weights", scratch.panel));
+  const uint32_t tilesOfBlock = kPanelGemmRows / kUnitRows;
+  DequantizePanelArguments d{};
+  d.codes = a.codes;
+  d.metadata = a.metadata;
+  d.panel = addressOf<void>(scratch.panel.address());
+  d.tileStride = tileStride_;
+  d.units = units_;
+  d.tiles = uint32_t(divideUp(rows_, kUnitRows));
+  d.scale = panelScale_;
+  std::copy(std::begin(runBegin_), std::end(runBegin_), d.runBegin);
+  std::copy(std::begin(runOffset_), std::end(runOffset_), d.runOffset);
+  a.codes = addressOf<const void>(scratch.panel.address());
+  a.unscale = 1 / panelScale_;
+  const auto y = a.y.value, bias = a.bias.value;
+  for (size_t firstRow = 0; firstRow < rows_; firstRow += size_t(plan.rowBlocks) * kPanelGemmRows) {
+    a.rows = uint32_t(std::min(rows_ - firstRow, size_t(plan.rowBlocks) * kPanelGemmRows));
+    a.y.value = y + firstRow * sizeof(float);
+    if (bias) a.bias.value = bias + firstRow * sizeof(float);
+    d.firstTile = uint32_t(firstRow / kUnitRows);
+    Launch launch = plan.launch;
+    launch.gridX = uint32_t(divideUp(a.rows, kPanelGemmRows));
+    const std::string dequantize = std::string("dequantizePanel") + std::to_string(slotsOfUnit_);
+    SLIM_RETURN_IF_ERROR(device_->launch(
+        dequantize.c_str(), {.gridX = units_, .gridY = launch.gridX * tilesOfBlock / 8, .threads = 256}, d,
+        describe(a.tokens)));
+    SLIM_RETURN_IF_ERROR(device_->launch(plan.kernel.c_str(), launch, a, describe(a.tokens)));
+  }
+  return Status::success();
 }
 
 }  // namespace slim::cuda

@@ -28,8 +28,9 @@ struct DeviceOutput {
 struct ProductScratch {
   DeviceBuffer<float> scales;
   DeviceBuffer<uint8_t> fragments;
-  DeviceBuffer<SlotSums> sums;
+  DeviceBuffer<float> sums;
   DeviceBuffer<float> workspace;
+  DeviceBuffer<uint8_t> panel;
 };
 
 class PackedLinear {
@@ -52,16 +53,19 @@ class PackedLinear {
                   uint32_t splits = 0) const;
 
  private:
-  Status packActivations(const DeviceActivations& x, uint32_t tileTokens, ProductScratch& scratch) const;
   struct Plan;
+  Status packActivations(const DeviceActivations& x, const Plan& plan, ProductScratch& scratch) const;
   bool planFew(PackedProductArguments& arguments, uint32_t splits, Plan& plan) const;
   Plan planMany(PackedProductArguments& arguments, uint32_t splits) const;
+  Plan planPanels(PackedProductArguments& arguments, uint32_t splits) const;
+  Status multiplyPanels(PackedProductArguments& arguments, const Plan& plan, ProductScratch& scratch) const;
   std::string describe(size_t tokens) const;
 
   std::shared_ptr<Device> device_;  // outlives the buffers
   size_t rows_ = 0, cols_ = 0;
-  uint32_t slotsOfUnit_ = 1, units_ = 0, widestBits_ = 1;
+  uint32_t slotsOfUnit_ = 1, units_ = 0;
   uint64_t tileStride_ = 0;
+  float panelScale_ = 1;  // brings the largest weight just under 2^15
   uint32_t runBegin_[kWidths + 1] = {}, runOffset_[kWidths] = {};
   DeviceBuffer<uint8_t> codes_, metadata_;
   DeviceBuffer<Slot> slots_;

@@ -96,7 +96,7 @@ void packTile(const PackedMatrix& source, const UnitPlan& plan, size_t tile, uin
         const size_t row = tile * kUnitRows + r;
         source.readCodes(from.group, row, from.start, from.width, unit[r] + i * plan.slotColumns);
         const PackedMatrix::RowOfGroup with = source.rowOfGroup(from.group, row);
-        uint16_t* place = metadata + ((first + i) * kUnitRows + r % 8 * 2 + r / 8) * 2;
+        uint16_t* place = metadata + (first * kUnitRows + (r % 8 * slotsOfUnit + i) * 2 + r / 8) * 2;
         place[0] = with.scale;
         place[1] = one ? with.mean : halfOfInteger(with.zero);
       }

@@ -51,15 +51,17 @@ async function launches(matrix: NativeCudaPackedMatrix, tokens: number): Promise
   return emulated!.launches()
 }
 
-const product = (reports: LaunchReport[]) => reports.find(({ kernel }) => kernel.startsWith('packedGem'))!
+/** The product's kernels: panels are made, then multiplied. */
+const ofProduct = ({ kernel }: LaunchReport) => /^(packedGem|dequantizePanel|panelGemm)/.test(kernel)
 const sum = (reports: LaunchReport[], of: (report: LaunchReport) => number) =>
   reports.reduce((total, report) => total + of(report), 0)
 
 function costOf(few: LaunchReport[], many: LaunchReport[]): Cost {
+  const [short, long] = [few.filter(ofProduct), many.filter(ofProduct)]
   const perWeight = (of: (report: LaunchReport) => number) =>
-    ((of(product(many)) - of(product(few))) * 32) / (ROWS * (LONG - SHORT))
+    ((sum(long, of) - sum(short, of)) * 32) / (ROWS * (LONG - SHORT))
   const round = (value: number) => Math.round(value * 1000) / 1000
-  const classes = Object.keys(product(many).instructionsByClass)
+  const classes = [...new Set(long.flatMap((report) => Object.keys(report.instructionsByClass)))]
   const byClass = classes
     .map((name) => [name, round(perWeight((report) => report.instructionsByClass[name] ?? 0))] as const)
     .filter(([, count]) => count >= 0.01)
@@ -74,7 +76,7 @@ function costOf(few: LaunchReport[], many: LaunchReport[]): Cost {
 async function costs(mix: string, groupSize: number): Promise<Record<string, Cost>> {
   const [short, long] = [await matrixOf(mix, groupSize, SHORT), await matrixOf(mix, groupSize, LONG)]
   const result: Record<string, Cost> = {}
-  for (const tokens of [1, 8, 16, 64]) {
+  for (const tokens of [1, 8, 16, 64, 128, 256]) {
     const few = await launches(short, tokens)
     result[`${mix}, groups of ${groupSize}, ${tokens} tokens`] = costOf(few, await launches(long, tokens))
   }

@@ -43,7 +43,10 @@ function allowed(parts: Parts, weights: Float32Array, row: number, x: Float32Arr
   return EPSILON * (16 * 2 * inSlot + 2 * (Math.ceil(cols / Math.min(groupSize, 128)) + 4) * magnitude)
 }
 
-/** y against float64 sums of the weights times x as it is (float16 or bfloat16: nothing is rounded on the way). */
+/**
+ * y against float64 sums of the weights times x as it is (float16 or bfloat16: nothing is rounded on the way, but that
+ * panels round the weights to 11 bits, or to 2^-39 of the largest: 1-bit ones twice, the scale and the mean too).
+ */
 function expectProduct(
   parts: Parts,
   x: Float32Array,
@@ -53,19 +56,32 @@ function expectProduct(
   const { rows, cols } = parts
   const weights = dequantizeParts(parts)
   const tokens = x.length / cols
+  const rounding = tokens < tokensOfPanels(parts.groupSize) ? 0 : 3 * 2 ** -11
   expect(y.length).toBe(tokens * rows)
   for (let t = 0; t < tokens; t++) {
     const input = x.subarray(t * cols, (t + 1) * cols)
     for (let r = 0; r < rows; r++) {
       let exact = start?.(t, r) ?? 0
-      for (let k = 0; k < cols; k++) exact += weights[r * cols + k]! * input[k]!
+      let rounded = 0
+      for (let k = 0; k < cols; k++) {
+        exact += weights[r * cols + k]! * input[k]!
+        const group = Math.floor(k / parts.groupSize)
+        const magnitude =
+          parts.groupBits[group] === 1
+            ? Math.abs(parts.scales[group * rows + r]!) + Math.abs(parts.offsets[group * rows + r]!)
+            : Math.abs(weights[r * cols + k]!)
+        rounded += rounding * magnitude * Math.abs(input[k]!)
+      }
       const error = Math.abs(y[t * rows + r]! - exact)
-      const most = allowed(parts, weights, r, input) + 4 * EPSILON * Math.abs(exact)
+      const most = allowed(parts, weights, r, input) + 4 * EPSILON * Math.abs(exact) + rounded
       if (!(error <= most))
         expect.fail(`token ${t}, row ${r}: ${y[t * rows + r]} for ${exact}, more than ${most} off`)
     }
   }
 }
+
+/** From so many tokens on weights are float16, rounded (panels), in groups of so many columns. */
+const tokensOfPanels = (groupSize: number) => (groupSize > 64 ? 193 : 65)
 
 interface Problem {
   rows: number
@@ -135,6 +151,24 @@ describe.skipIf(skip)('packed products on the emulated device', () => {
   for (const tokens of [64, 65, 130])
     it(`are right for ${tokens} tokens, in several blocks of rows`, () =>
       check({ rows: 290, cols: 260, groupSize: 128, tokens, bits: mixed(tokens) }))
+
+  for (const [groupSize, tokens] of [
+    [128, 128],
+    [128, 192],
+    [128, 193],
+    [64, 33],
+    [64, 64],
+    [64, 65],
+    [48, 65],
+    [32, 16],
+    [32, 40],
+    [16, 130],
+  ] as const)
+    it(`are right for ${tokens} tokens and groups of ${groupSize}`, () =>
+      check({ rows: 131, cols: 1100, groupSize, tokens, bits: mixed(tokens, 8) }))
+
+  it('are right in several panels', () =>
+    check({ rows: 130, cols: 65600, groupSize: 64, tokens: 65, bits: mixed(1) }))
 
   it('split K over CTAs, and warps', () =>
     Promise.all(

@@ -100,10 +100,13 @@ extern "C" __global__ void __launch_bounds__(128)
       for (uint32_t pair = slotOfUnit * pairs; pair < (slotOfUnit + 1) * pairs; ++pair)
         for (int kind = 0; kind < 3; ++kind) sums[kind][i] += partial[kind][pair][token];
     }
-    const uint64_t place =
-        ((uint64_t(unit) * a.slotsOfUnit + slotOfUnit) * tiles + tile) * tokenPairs + thread % tokenPairs;
-    float4* out = reinterpret_cast<float4*>(a.sums + place);
-    out[0] = make_float4(-sums[1][0], -sums[1][1], -sums[2][0], -sums[2][1]);
-    out[1] = make_float4(sums[0][0], sums[0][1], 0, 0);
+    const uint64_t place = (uint64_t(unit) * tiles + tile) * tokenPairs + thread % tokenPairs;
+    float* out = a.sums + place * floatsOfSums(a.slotsOfUnit);
+    const float sign = a.slots[unit * a.slotsOfUnit].bits == 1 ? 1 : -1;
+    reinterpret_cast<float4*>(out)[slotOfUnit] =
+        make_float4(-sums[1][0], -sums[1][1], -sums[2][0], -sums[2][1]);
+    reinterpret_cast<float2*>(out)[2 * a.slotsOfUnit + slotOfUnit] =
+        make_float2(sign * sums[0][0], sign * sums[0][1]);
+    if (a.slotsOfUnit == 1) reinterpret_cast<float2*>(out)[3] = make_float2(0, 0);
   }
 }

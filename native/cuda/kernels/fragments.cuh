@@ -77,13 +77,14 @@ __device__ __forceinline__ uint32_t sharedAddress(const void* p) {
   return uint32_t(__cvta_generic_to_shared(p));
 }
 
-__device__ __forceinline__ void copyAsync(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(sharedAddress(shared)), "l"(global)
-               : "memory");
+__device__ __forceinline__ void copyAsync(uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
 }
-__device__ __forceinline__ void copyAsync8(void* shared, const void* global) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(sharedAddress(shared)), "l"(global)
-               : "memory");
+__device__ __forceinline__ void copyAsync8(uint32_t shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(global) : "memory");
+}
+__device__ __forceinline__ void copyAsync(void* shared, const void* global) {
+  copyAsync(sharedAddress(shared), global);
 }
 __device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>

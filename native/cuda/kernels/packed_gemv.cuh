@@ -13,30 +13,64 @@ namespace slim::cuda {
 
 constexpr int kGemvThreads = 256;
 
-/// c += sign · offset · sum: the rows' offsets, two tokens' sums of activations.
-__device__ __forceinline__ void addToRows(float (&c)[4], const float (&offset)[2], float sign, float2 sum) {
+/// c += offset · sum: the rows' offsets, two tokens' sums of activations.
+__device__ __forceinline__ void addToRows(float (&c)[4], const float (&offset)[2], float2 sum) {
 #pragma unroll
-  for (int j = 0; j < 4; ++j) c[j] = fmaf(sign * offset[j / 2], j % 2 ? sum.y : sum.x, c[j]);
+  for (int j = 0; j < 4; ++j) c[j] = fmaf(offset[j / 2], j % 2 ? sum.y : sum.x, c[j]);
 }
 
-/// What c starts with, and the sums of activations.
-__device__ __forceinline__ void loadSums(const SlotSums* from, float (&c)[4], float2& sum) {
-  const float4 start = *reinterpret_cast<const float4*>(from->start);
-  sum = *reinterpret_cast<const float2*>(from->sum);
-  c[0] = start.x, c[1] = start.y, c[2] = start.z, c[3] = start.w;
+/// Two tokens' sums of activations over the slots of a unit.
+template <int kSlots>
+struct UnitSums {
+  float values[floatsOfSums(kSlots)];
+
+  __device__ __forceinline__ explicit UnitSums(const float* from) {
+#pragma unroll
+    for (int i = 0; i < int(floatsOfSums(kSlots)); i += 4) {
+      if (kSlots == 1 && i == 4) {
+        const float2 v = *reinterpret_cast<const float2*>(from + i);
+        values[4] = v.x, values[5] = v.y;
+        break;
+      }
+      const float4 v = *reinterpret_cast<const float4*>(from + i);
+      values[i] = v.x, values[i + 1] = v.y, values[i + 2] = v.z, values[i + 3] = v.w;
+    }
+  }
+  __device__ __forceinline__ void start(float (&c)[4], int slot) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) c[j] = values[4 * slot + j];
+  }
+  __device__ __forceinline__ float2 sum(int slot) const {
+    return {values[4 * kSlots + 2 * slot], values[4 * kSlots + 2 * slot + 1]};
+  }
+};
+
+/// Scales and zero points of lane/4's two rows, of all slots of a unit.
+template <int kSlots>
+__device__ __forceinline__ void loadRows(const uint2* from, uint2 (&rows)[kSlots]) {
+  if constexpr (kSlots == 1) {
+    rows[0] = __ldg(from);
+  } else {
+#pragma unroll
+    for (int slot = 0; slot < kSlots; slot += 2) {
+      const uint4 two = __ldg(reinterpret_cast<const uint4*>(from + slot));
+      rows[slot] = {two.x, two.y}, rows[slot + 1] = {two.z, two.w};
+    }
+  }
 }
 
 /// 16 rows of a warp's part of K.
 template <int kTokens, int kSlots>
 struct GemvWarp {
   static constexpr int kTokenPairs = (kTokens + 1) / 2;
+  static constexpr int kUnitSums = kTokenPairs * int(floatsOfSums(kSlots));  // floats
 
   /// A run of units, and this lane's activations of its first.
   struct Run {
     const char* codes;
     const uint2* metadata;
     const uint4* fragments;
-    const SlotSums* sums;
+    const float* sums;
   };
 
   float acc[4];
@@ -60,18 +94,17 @@ struct GemvWarp {
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       loadWords<kBits>(run.codes + i * kBits * kUnitBytesABit, lane, words[i]);
-#pragma unroll
-      for (int slot = 0; slot < kSlots; ++slot) rows[i][slot] = __ldg(run.metadata + (i * kSlots + slot) * 8);
+      loadRows<kSlots>(run.metadata + i * kSlots * 8, rows[i]);
     }
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i)
+    for (int i = 0; i < kBatch; ++i) {
+      const UnitSums<kSlots> sums(run.sums + i * kUnitSums);
 #pragma unroll
       for (int slot = 0; slot < kSlots; ++slot) {
         const RowPair row = rowPair(rows[i][slot]);
         float c[4];
-        float2 sum;
-        loadSums(run.sums + (i * kSlots + slot) * kTokenPairs, c, sum);
-        if constexpr (kBits > 1) addToRows(c, row.offset, -1, sum);
+        sums.start(c, slot);
+        if constexpr (kBits > 1) addToRows(c, row.offset, sums.sum(slot));
 #pragma unroll
         for (int pair = slot * 4 / kSlots; pair < (slot + 1) * 4 / kSlots; ++pair) {
           const uint4 x = run.fragments[(i * 4 + pair) * 4 * kTokens];
@@ -86,12 +119,13 @@ struct GemvWarp {
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) acc[j] = fmaf(row.scale[j / 2], c[j], acc[j]);
-        if constexpr (kBits == 1) addToRows(acc, row.offset, 1, sum);
+        if constexpr (kBits == 1) addToRows(acc, row.offset, sums.sum(slot));
       }
+    }
     run.codes += kBatch * kBits * kUnitBytesABit;
     run.metadata += kBatch * kSlots * 8;
     run.fragments += kBatch * 16 * kTokens;
-    run.sums += kBatch * kSlots * kTokenPairs;
+    run.sums += kBatch * kUnitSums;
   }
 
   /// Units [begin, end), width after width; `activations` are those of `firstUnit`.
@@ -105,13 +139,13 @@ struct GemvWarp {
       if (from < to) {
         const uint64_t place =
             rowTile * a.tileStride + a.runOffset[kWidth] + uint64_t(from - a.runBegin[kWidth]) * kBits;
-        const uint64_t slot = (uint64_t(rowTile) * a.units + from) * kSlots;
+        const uint64_t unit = uint64_t(rowTile) * a.units + from;
         const uint32_t skipped = from - firstUnit;
-        sweep<kBits>({static_cast<const char*>(a.codes) + place * kUnitBytesABit,
-                      static_cast<const uint2*>(a.metadata) + slot * 8 + lane / 4,
-                      activations.fragments + skipped * (16 * kTokens),
-                      activations.sums + skipped * (kSlots * kTokenPairs)},
-                     to - from, lane);
+        sweep<kBits>(
+            {static_cast<const char*>(a.codes) + place * kUnitBytesABit,
+             static_cast<const uint2*>(a.metadata) + (unit * 8 + lane / 4) * kSlots,
+             activations.fragments + skipped * (16 * kTokens), activations.sums + skipped * kUnitSums},
+            to - from, lane);
       }
       sweepWidths<kWidth + 1>(a, rowTile, activations, firstUnit, begin, end, lane);
     }
@@ -145,7 +179,7 @@ __device__ __forceinline__ bool isLastArrival(uint32_t* arrivals, uint32_t split
 template <int kTokens, int kSlots>
 __device__ __forceinline__ void packedGemv(const PackedProductArguments& a) {
   extern __shared__ uint4 shared[];
-  constexpr int kTokenPairs = (kTokens + 1) / 2;
+  using Warp = GemvWarp<kTokens, kSlots>;
   const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const uint32_t tilesOfCta = 8 / a.warpsOfTile, rowTiles = (a.rows + kUnitRows - 1) / kUnitRows;
   const uint32_t rowTile = blockIdx.x * tilesOfCta + warp / a.warpsOfTile;
@@ -155,24 +189,25 @@ __device__ __forceinline__ void packedGemv(const PackedProductArguments& a) {
 
   uint4* fragments = shared;
   uint4* sums = fragments + units * (16 * kTokens);
-#pragma unroll 1
+#pragma unroll 4
   for (uint32_t i = thread; i < units * (16 * kTokens); i += kGemvThreads)
     copyAsync(fragments + i, static_cast<const uint4*>(a.fragments) + firstUnit * (16 * kTokens) + i);
-#pragma unroll 1
-  for (uint32_t i = thread; i < units * (2 * kSlots * kTokenPairs); i += kGemvThreads)
-    copyAsync(sums + i, reinterpret_cast<const uint4*>(a.sums) + firstUnit * (2 * kSlots * kTokenPairs) + i);
+#pragma unroll 4
+  for (uint32_t i = thread; i < units * (Warp::kUnitSums / 4); i += kGemvThreads)
+    copyAsync(sums + i, reinterpret_cast<const uint4*>(a.sums) + firstUnit * (Warp::kUnitSums / 4) + i);
   commitCopies();
   waitCopies<0>();
   __syncthreads();
 
   // Lanes beyond the tokens multiply those again; what they make is not looked at.
-  GemvWarp<kTokens, kSlots> work{{0, 0, 0, 0}};
+  Warp work{{0, 0, 0, 0}};
   if (rowTile < rowTiles) {
     const uint32_t stripe = firstStripe + warp % a.warpsOfTile;
-    work.template sweepWidths<0>(a, rowTile,
-                                 {nullptr, nullptr, fragments + lane / 4 % kTokens * 4 + lane % 4,
-                                  reinterpret_cast<const SlotSums*>(sums) + lane % 4 % kTokenPairs},
-                                 firstUnit, a.stripes[stripe], a.stripes[stripe + 1], lane);
+    work.template sweepWidths<0>(
+        a, rowTile,
+        {nullptr, nullptr, fragments + lane / 4 % kTokens * 4 + lane % 4,
+         reinterpret_cast<const float*>(sums) + lane % 4 % Warp::kTokenPairs * floatsOfSums(kSlots)},
+        firstUnit, a.stripes[stripe], a.stripes[stripe + 1], lane);
   }
 
   __syncthreads();
