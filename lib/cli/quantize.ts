@@ -129,7 +129,8 @@ async function runQuantize(model: string, flags: Flags, { output, signal }: Cont
 }
 
 export function resultFields(report: QuantizeReport): Record<string, unknown> {
-  const { output, storedBitsPerWeight, codeBitsPerWeight, fileBytes, peakMemoryBytes, seconds } = report
+  const { output, storedBitsPerWeight, codeBitsPerWeight, fileBytes, seconds } = report
+  const { peakMemoryBytes, peakDeviceBytes } = report
   const { layers: _, total, ...phases } = seconds
   return {
     output,
@@ -139,6 +140,7 @@ export function resultFields(report: QuantizeReport): Record<string, unknown> {
     seconds: total,
     phases,
     peakMemoryBytes,
+    peakDeviceBytes,
   }
 }
 

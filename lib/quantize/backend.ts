@@ -18,6 +18,8 @@ export type CalibrationRows = NativeTensor | NativeCudaStates
 export interface Backend extends Pick<NativeAddon, 'quantizeLinear' | 'fitGroups'> {
   /** The kernels, which decide the last bits of the results; a run is continued with the same. */
   readonly kernels: string
+  /** The most memory that the GPU has given at once; null on the CPU. */
+  peakDeviceBytes(): number | null
   block(spec: BlockSpec, weights: BlockWeights): Promise<CalibrationBlock<CalibrationRows>>
   hessian(size: number, keepEvery: number): NativeHessian
   /** Takes over a tensor; `spillFolder` is for what does not fit in memory. */
@@ -32,6 +34,7 @@ export function cpuBackend(): Backend {
     kernels: native.instructionSet(),
     quantizeLinear: native.quantizeLinear,
     fitGroups: native.fitGroups,
+    peakDeviceBytes: () => null,
     block: async (spec, weights) => new native.DecoderBlock(spec, weights),
     hessian: (size, keepEvery) => new native.Hessian(size, keepEvery),
     rows: (tensor) => tensor,
@@ -48,6 +51,7 @@ export function cudaBackend(threads: number): Backend {
     kernels: `cuda ${device.image}, ${device.name}`,
     quantizeLinear: (...step) => device.quantizeLinear(...step),
     fitGroups: (...step) => device.fitGroups(...step),
+    peakDeviceBytes: () => device.peakBytes,
     async block(spec, weights) {
       using handles = new Handles()
       const block = handles.own(new native.DecoderBlock(spec, weights))

@@ -52,6 +52,8 @@ export interface QuantizeReport extends Manifest {
   output: string
   /** Largest resident memory of the process so far. */
   peakMemoryBytes: number
+  /** The most memory that the GPU has given at once; null on the CPU. */
+  peakDeviceBytes: number | null
 }
 
 /**
@@ -354,7 +356,12 @@ class Quantization {
       },
     }
     await writer.finish(this.packedConfig(), manifest, await this.checkpoint.auxiliary())
-    return { ...manifest, output: options.output, peakMemoryBytes: process.resourceUsage().maxRSS * 1024 }
+    return {
+      ...manifest,
+      output: options.output,
+      peakMemoryBytes: process.resourceUsage().maxRSS * 1024,
+      peakDeviceBytes: this.context.backend.peakDeviceBytes(),
+    }
   }
 
   /** The source's config.json with what a reader of the packed layers needs. */
