@@ -25,16 +25,6 @@ export function isCuda(device: Device | undefined): boolean {
   return true
 }
 
-/** For what runs on the CPU alone, which `what` names. */
-export function requireCpu(device: Device | undefined, what: string): void {
-  checkDevice(device)
-  if (device !== 'cuda') return
-  throw new SlimError('SLIM_DEVICE_UNAVAILABLE', `${what} does not run on device 'cuda' in this version`, {
-    parameter: 'device',
-    remedy: "Choose device 'cpu' or 'auto'",
-  })
-}
-
 /** What this machine lacks for device 'cuda': driver, device, or kernels; null when nothing. */
 export function missingForCuda(): SlimError | null {
   const { driver, driverError, devices, kernelsError } = addon().cudaDriver()
