@@ -438,8 +438,8 @@ export interface NativeCudaDevice {
   readonly usedBytes: number
   /** The matrix in the kernels' order, on the device. */
   packedMatrix(matrix: NativePackedMatrix, threads: number): NativeJob<NativeCudaPackedMatrix>
-  /** As NativeAddon.Hessian, on the device; its add() takes a host tensor. */
-  hessian(size: number, keepEvery: number): NativeHessian
+  /** As NativeAddon.Hessian, on the device. */
+  hessian(size: number, keepEvery: number): NativeCudaHessian
   /** As NativeAddon.inverseFactor. */
   inverseFactor(
     hessian: NativeTensor,
@@ -451,6 +451,19 @@ export interface NativeCudaDevice {
   multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
   /** The device's memory is given back when what lies on it is disposed, too. */
   dispose(): void
+}
+
+/** A Hessian on a device. Inputs given to add() are uploaded. */
+export interface NativeCudaHessian extends NativeHessian {
+  /** `original`: what the original model has where the quantized one has x, and the states that outputs are added to. */
+  add(
+    x: NativeTensor,
+    sequences: number,
+    threads: number,
+    original?: { x?: NativeTensor; states?: NativeTensor; quantizedStates?: NativeTensor },
+  ): NativeJob<void>
+  /** Σ (X̃ − X)ᵀX [size, size] and Σ (S̃ − S)ᵀX [state size, size]; null where no original came. */
+  drift(): { inputs: NativeTensor | null; states: NativeTensor | null }
 }
 
 export interface NativeCudaPackedMatrix {

@@ -35,6 +35,7 @@ Napi::Function CudaHessianObject::define(Napi::Env env) {
        instanceGetter<&CudaHessianObject::getSequences>("sequences"),
        instanceMethod<&CudaHessianObject::add>("add"), instanceMethod<&CudaHessianObject::matrix>("matrix"),
        instanceMethod<&CudaHessianObject::samples>("samples"),
+       instanceMethod<&CudaHessianObject::drift>("drift"),
        instanceMethod<&CudaHessianObject::dispose>("dispose")});
 }
 
@@ -51,26 +52,76 @@ Napi::Value CudaHessianObject::getSequences(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), double(hessian(info)->sequences()));
 }
 
+namespace {
+
+/// Tensors [tokens, …] of the host, uploaded for one add.
+struct HostInputs {
+  TensorPtr x, original, states, quantizedStates;  // all but x may be null
+
+  Status addTo(cuda::DeviceHessian& hessian, size_t sequences) const {
+    cuda::Device& device = *hessian.device();
+    const auto lock = device.use();
+    cuda::DeviceBuffer<float> buffers[4];
+    const TensorPtr* tensors[] = {&x, &original, &states, &quantizedStates};
+    for (int i = 0; i < 4; ++i)
+      if (*tensors[i])
+        SLIM_RETURN_IF_ERROR(device.upload((*tensors[i])->as<float>(), (*tensors[i])->elements(),
+                                           "inputs of a layer", buffers[i]));
+    SLIM_RETURN_IF_ERROR(hessian.add(
+        buffers[0].address(), x->rows(), x->cols(), sequences,
+        {buffers[1].address(), buffers[2].address(), buffers[3].address(), states ? states->cols() : 0}));
+    return device.synchronize();
+  }
+};
+
+}  // namespace
+
+// add(x, sequences, threads, { x?, states?, quantizedStates? }?): NativeJob<void>
 Napi::Value CudaHessianObject::add(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   auto hessian = this->hessian(info);
-  auto x = asTensor(info[0], "x");
-  const size_t sequences = asSize(info[1], "sequences");
-  if (x->dtype() != DType::F32 || x->cols() != hessian->size())
-    throw toError(env, Status::invalidArgument(
-                           "x", std::string("F32 [tokens, ") + std::to_string(hessian->size()) + "]",
-                           describeShape(*x)));
+  HostInputs inputs{asTensor(info[0], "x"), nullptr, nullptr, nullptr};
+  const size_t sequences = asSize(info[1], "sequences"), tokens = inputs.x->rows();
+  const auto check = [&](const Tensor& tensor, const std::string& name, size_t cols) {
+    if (tensor.dtype() != DType::F32 || tensor.rows() != tokens || tensor.cols() != cols)
+      throw toError(
+          env, Status::invalidArgument(
+                   name, std::string("F32 [") + std::to_string(tokens) + ", " + std::to_string(cols) + "]",
+                   describeShape(tensor)));
+  };
+  check(*inputs.x, "x", hessian->size());
+  if (!isMissing(info[3])) {
+    const auto original = asObject(info[3], "original");
+    inputs.original = asOptionalTensor(original.Get("x"), "original.x");
+    if (inputs.original) check(*inputs.original, "original.x", hessian->size());
+    inputs.states = asOptionalTensor(original.Get("states"), "original.states");
+    if (inputs.states) {
+      check(*inputs.states, "original.states", inputs.states->cols());
+      inputs.quantizedStates = asTensor(original.Get("quantizedStates"), "original.quantizedStates");
+      check(*inputs.quantizedStates, "original.quantizedStates", inputs.states->cols());
+    }
+  }
   return startJob(
-      env,
-      [=](const CancelFlag&) {
-        cuda::Device& device = *hessian->device();
-        const auto lock = device.use();
-        cuda::DeviceBuffer<float> inputs;
-        SLIM_RETURN_IF_ERROR(device.upload(x->as<float>(), x->elements(), "inputs of a layer", inputs));
-        SLIM_RETURN_IF_ERROR(hessian->add(inputs.address(), x->rows(), x->cols(), sequences));
-        return device.synchronize();
-      },
+      env, [=](const CancelFlag&) { return inputs.addTo(*hessian, sequences); },
       [](Napi::Env e) { return e.Undefined(); });
+}
+
+// drift(): { inputs: NativeTensor | null, states: NativeTensor | null }
+Napi::Value CudaHessianObject::drift(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  auto hessian = this->hessian(info);
+  const auto lock = hessian->device()->use();
+  const auto download = [&](const cuda::DeviceBuffer<float>& sum) -> Napi::Value {
+    if (sum.count() == 0) return env.Null();
+    TensorPtr tensor;
+    throwIfError(env, Tensor::allocate(DType::F32, {sum.count() / hessian->size(), hessian->size()}, tensor));
+    throwIfError(env, hessian->device()->copyToHost(tensor->data(), sum.address(), sum.bytes()));
+    return TensorObject::wrap(env, tensor);
+  };
+  auto drift = Napi::Object::New(env);
+  drift.Set("inputs", download(hessian->inputDrift()));
+  drift.Set("states", download(hessian->stateDrift()));
+  return drift;
 }
 
 Napi::Value CudaHessianObject::matrix(const Napi::CallbackInfo& info) {
@@ -102,7 +153,7 @@ Napi::Value CudaHessianObject::dispose(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// hessian(size, keepEvery): NativeHessian
+// hessian(size, keepEvery): NativeCudaHessian
 Napi::Value CudaDeviceObject::hessian(const Napi::CallbackInfo& info) {
   auto device = this->device(info);
   const size_t size = asSize(info[0], "size", 1), keepEvery = asSize(info[1], "keepEvery");

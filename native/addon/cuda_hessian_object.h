@@ -1,4 +1,4 @@
-// DeviceHessian as a JavaScript object (NativeHessian in lib/native/addon.ts).
+// DeviceHessian as a JavaScript object (NativeCudaHessian in lib/native/addon.ts).
 #pragma once
 #include <napi.h>
 
@@ -22,6 +22,7 @@ class CudaHessianObject : public NativeObject<CudaHessianObject> {
   Napi::Value add(const Napi::CallbackInfo& info);
   Napi::Value matrix(const Napi::CallbackInfo& info);
   Napi::Value samples(const Napi::CallbackInfo& info);
+  Napi::Value drift(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<cuda::DeviceHessian> hessian(const Napi::CallbackInfo& info) const;
 
