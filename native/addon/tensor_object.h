@@ -31,7 +31,8 @@ class TensorObject : public NativeObject<TensorObject> {
 
 /// What one environment (main thread or worker thread) keeps: constructors and type tags are per environment.
 struct AddonData {
-  Napi::FunctionReference tensor, packedMatrix, decoderModel, kvCache, modelClaim, cudaPackedMatrix, cudaHessian;
+  Napi::FunctionReference tensor, packedMatrix, decoderModel, kvCache, modelClaim, cudaPackedMatrix,
+      cudaHessian;
   Napi::FunctionReference makeError;     // (code, message, details) => SlimError
   std::shared_ptr<ThreadPool> lastPool;  // kept, so that a run of small jobs does not start threads for each
 };
