@@ -456,7 +456,7 @@ export interface NativeCudaDevice {
   readonly peakBytes: number
   /** The matrix in the kernels' order, on the device. */
   packedMatrix(matrix: NativePackedMatrix, threads: number): NativeJob<NativeCudaPackedMatrix>
-  /** As NativeAddon.Hessian, on the device; its add() takes a host tensor. */
+  /** As NativeAddon.Hessian, on the device. */
   hessian(size: number, keepEvery: number): NativeCudaHessian
   /** As NativeAddon.inverseFactor. */
   inverseFactor(

@@ -42,6 +42,44 @@ describe.skipIf(skip)('Hessians on the emulated device', () => {
       onDevice.dispose()
     })
 
+  it('sum up what inputs and states differ by from the original model', async () => {
+    const [n, states, counts] = [70, 33, [9, 20]]
+    const hessian = emulated!.device.hessian(n, 0)
+    expect(hessian.drift()).toEqual({ inputs: null, states: null })
+    const expected = { inputs: new Float64Array(n * n), states: new Float64Array(states * n) }
+    for (const [i, tokens] of counts.entries()) {
+      const [x, original] = [normals(4 * i, tokens * n), normals(4 * i + 1, tokens * n)]
+      const [s, quantized] = [normals(4 * i + 2, tokens * states), normals(4 * i + 3, tokens * states)]
+      const tensor = (values: Float32Array) =>
+        native.tensorFrom(values, 'F32', [tokens, values.length / tokens])
+      await run(
+        hessian.add(tensor(x), 1, 1, {
+          x: tensor(original),
+          states: tensor(s),
+          quantizedStates: tensor(quantized),
+        }),
+      )
+      for (let t = 0; t < tokens; t++)
+        for (let column = 0; column < n; column++) {
+          const value = x[t * n + column]!
+          for (let row = 0; row < n; row++)
+            expected.inputs[row * n + column]! += (original[t * n + row]! - x[t * n + row]!) * value
+          for (let row = 0; row < states; row++)
+            expected.states[row * n + column]! +=
+              (s[t * states + row]! - quantized[t * states + row]!) * value
+        }
+    }
+    const { inputs, states: ofStates } = hessian.drift()
+    expect(inputs!.shape).toEqual([n, n])
+    expect(ofStates!.shape).toEqual([states, n])
+    expect(relativeDifference(inputs!.toFloat32Array(), expected.inputs)).toBeLessThan(1e-6)
+    expect(relativeDifference(ofStates!.toFloat32Array(), expected.states)).toBeLessThan(1e-6)
+    const wrong = native.tensorFrom(new Float32Array(3), 'F32', [1, 3])
+    const x = native.tensorFrom(new Float32Array(n), 'F32', [1, n])
+    expect(() => hessian.add(x, 1, 1, { x: wrong })).toThrow(/original\.x/)
+    expect(() => hessian.add(x, 1, 1, { states: wrong, quantizedStates: x })).toThrow(/quantizedStates/)
+  })
+
   it('refuse inputs of another width, and use after disposal', async () => {
     const hessian = emulated!.device.hessian(8, 0)
     const x = native.tensorFrom(new Float32Array(18), 'F32', [2, 9])
