@@ -177,7 +177,7 @@ describe('quantize.mjs', () => {
 
   it.skipIf(skip)('quantizes it on the emulated driver, without a timing', () => {
     output('quantize.mjs', ['--emulated', ...args])
-    expect(report()).toMatchObject({ timed: false, device: 'slimllm emulated device' })
+    expect(report()).toMatchObject({ timed: false, device: expect.stringContaining('emulated') })
     expect(report().peakDeviceBytes).toBeGreaterThan(1e5)
   })
 })

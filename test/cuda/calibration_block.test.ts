@@ -91,7 +91,11 @@ const passOf = (states: NativeTensor, { o, down }: Sizes): StagedPass => ({
   attended: addon().allocateTensor('F32', [states.shape[0]!, o]),
   inner: addon().allocateTensor('F32', [states.shape[0]!, down]),
 })
-function devicePassOf(states: NativeTensor, { o, down }: Sizes, onHost = false): StagedPass<NativeCudaStates> {
+function devicePassOf(
+  states: NativeTensor,
+  { o, down }: Sizes,
+  onHost = false,
+): StagedPass<NativeCudaStates> {
   const { device } = emulated!
   const tokens = states.shape[0]!
   return {

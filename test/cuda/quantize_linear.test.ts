@@ -231,7 +231,8 @@ describe.skipIf(skip)('quantizeLinear on the emulated device', () => {
       emulated.device.quantizeLinear(weight, onDevice, { ...METHODS.slim, bits: 2, groupSize: 12 }, 1),
     )
     onDevice.dispose()
-    expect(emulated.device.usedBytes).toBe(before)
+    // Hessians of tests before this one may be collected meanwhile.
+    expect(emulated.device.usedBytes).toBeLessThanOrEqual(before)
   })
 
   it('can be cancelled', async () => {
