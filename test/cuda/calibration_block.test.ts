@@ -323,7 +323,7 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     for (let i = 2; i < used.length; i++) expect(used[i]).toBeGreaterThan(used[i - 1]!)
     for (const states of partsOf(pass)) states.dispose()
     deviceBlock.dispose()
-    expect(device.usedBytes).toBe(before)
+    expect(device.usedBytes).toBeLessThanOrEqual(before)
   })
 
   it('stops where it is cancelled', async () => {

@@ -100,7 +100,7 @@ describe.skipIf(skip)('Hessians on the emulated device', () => {
     await run(hessian.add(native.tensorFrom(normals(1, 400), 'F32', [10, 40]), 1, 1))
     expect(emulated!.device.usedBytes).toBeGreaterThanOrEqual(before + 40 * 40 * 4 + 5 * 40 * 4)
     hessian.dispose()
-    expect(emulated!.device.usedBytes).toBe(before)
+    expect(emulated!.device.usedBytes).toBeLessThanOrEqual(before)
   })
 })
 

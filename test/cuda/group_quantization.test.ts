@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { addon, type NativeTensor, type Quantizer, run } from '../../lib/native/addon.js'
-import { type EmulatedDevice, hasEmulator, openEmulated } from '../support/cuda.js'
+import { type EmulatedDevice, hasEmulator, onGpu, openEmulated } from '../support/cuda.js'
 import { dequantizeParts, type Parts, unpack } from '../support/packed.js'
 import { normals } from '../support/random.js'
 
@@ -175,7 +175,7 @@ describe.skipIf(skip)('groups fitted on the emulated device', () => {
     expect(emulated!.device.usedBytes).toBe(used)
   })
 
-  it('read shared memory without bank conflicts', async () => {
+  it.skipIf(onGpu)('read shared memory without bank conflicts', async () => {
     emulated!.launches()
     for (const quantizer of QUANTIZERS)
       await fitBoth({ w: weights(8, 256, 2), cols: 256, groupSize: 128, groupBits: alone(2, 2), quantizer })

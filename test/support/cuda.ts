@@ -1,4 +1,4 @@
-/** The CUDA backend on the emulated driver, as `npm run build:cuda` builds it. */
+/** The CUDA backend on the emulated driver, as `npm run build:cuda` builds it; of test/gpu on the machine's GPU. */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -17,9 +17,12 @@ export type { LaunchReport }
 export const emulatorLibrary = path.join(packageRoot(), 'build', 'cuda-emulator', 'libcuda-emulator.so')
 export const kernelsFile = path.join(packageRoot(), 'build', 'Release', 'kernels.fatbin')
 
+/** Set by test/gpu: the machine's own driver is used, which counts nothing. */
+export const onGpu = process.env.SLIM_TEST_GPU === '1'
+
 /** Whether the emulated driver and the kernels are built; says so where they are not. */
 export function hasEmulator(): boolean {
-  const missing = [emulatorLibrary, kernelsFile].filter((file) => !existsSync(file))
+  const missing = [...(onGpu ? [] : [emulatorLibrary]), kernelsFile].filter((file) => !existsSync(file))
   if (missing.length > 0)
     console.warn(
       `skipped: kernels on the emulated driver; not built: ${missing.join(', ')} (npm run build:cuda)`,
@@ -45,11 +48,11 @@ function readLines(file: string): unknown[] {
     .map((line) => JSON.parse(line))
 }
 
-/** Opens the emulated device, whose launches are reported. */
+/** Opens the emulated device, whose launches are reported; on a GPU the first one, of which there are no reports. */
 export function openEmulated(): EmulatedDevice {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'slim-emulator-'))
   const report = path.join(folder, 'report.jsonl')
-  process.env.SLIMLLM_CUDA_DRIVER = emulatorLibrary
+  if (!onGpu) process.env.SLIMLLM_CUDA_DRIVER = emulatorLibrary
   const findings = path.join(folder, 'findings.jsonl')
   process.env.SLIM_EMULATOR_REPORT = report
   process.env.SLIM_EMULATOR_FINDINGS = findings
