@@ -1,10 +1,10 @@
 /** The refinement on the emulated device against float64 by plain loops, from the same codes on. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { addon, type NativeHessian, type QuantizeLinearOptions, run } from '../../lib/native/addon.js'
+import { addon, run } from '../../lib/native/addon.js'
 import { type EmulatedDevice, hasEmulator, openEmulated } from '../support/cuda.js'
 import { dequantizeParts, unpack } from '../support/packed.js'
-import { normals, uniform } from '../support/random.js'
-import { objectiveOf, refineSweep } from '../support/refinement.js'
+import { uniform } from '../support/random.js'
+import { layerMaker, objectiveOf, type RefinedLayer, refineSweep } from '../support/refinement.js'
 
 const skip = !hasEmulator()
 const native = addon()
@@ -14,57 +14,15 @@ beforeAll(() => {
 })
 afterAll(() => emulated?.close())
 
-interface Layer {
-  w: Float32Array
-  hessian: NativeHessian
-  /** Of the objective, float64: Σ XᵀX with GPTQ's λ. */
-  h: Float64Array
-  options: QuantizeLinearOptions
-}
+const layer = layerMaker((cols) => emulated.device.hessian(cols, 0))
 
-/** A layer with correlated inputs; every eleventh channel is dead if `dead`. Two sequences: 2/N is 1. */
-async function layer(
-  rows: number,
-  cols: number,
-  groupSize: number,
-  widths: readonly number[],
-  { seed = rows, dead = false } = {},
-): Promise<Layer> {
-  const tokens = Math.min(2 * cols, 300)
-  const isDead = (j: number) => dead && j % 11 === 3
-  const x = normals(seed + 1, tokens * cols)
-  for (let i = 1; i < x.length; i++) if (i % cols > 0) x[i] = 0.8 * x[i - 1]! + 0.6 * x[i]!
-  x.forEach((_, i) => {
-    if (isDead(i % cols)) x[i] = 0
-  })
-  const hessian = emulated.device.hessian(cols, 0)
-  await run(hessian.add(native.tensorFrom(x, 'F32', [tokens, cols]), 2, 1))
-  const h = Float64Array.from(hessian.matrix().toFloat32Array())
-  let mean = 0
-  for (let j = 0; j < cols; j++) mean += (isDead(j) ? 1 : h[j * cols + j]!) / cols
-  for (let j = 0; j < cols; j++) h[j * cols + j]! += 0.01 * mean
-  const w = normals(seed, rows * cols).map((value, i) => {
-    if (isDead(i % cols)) return 0
-    const kind = Math.floor(i / cols) % 9
-    return kind === 4 ? 0 : kind === 5 ? 0.25 : value
-  })
-  const count = Math.ceil(cols / groupSize)
-  const allocation = Uint8Array.from({ length: count }, (_, g) => widths[g % widths.length]!)
-  return {
-    w,
-    hessian,
-    h,
-    options: { bits: 2, groupSize, allocation, quantizer: 'wide', compensation: 'gptq' },
-  }
-}
-
-async function quantized({ w, hessian, options }: Layer, sweeps: number) {
+async function quantized({ w, hessian, options }: RefinedLayer, sweeps: number) {
   const weight = native.tensorFrom(w, 'F32', [w.length / hessian.size, hessian.size])
   const result = await run(emulated.device.quantizeLinear(weight, hessian, { ...options, sweeps }, 1))
   return { parts: unpack(result.packed), objective: [...result.objective] }
 }
 
-const recomputed = ({ w, h, hessian }: Layer, parts: ReturnType<typeof unpack>) =>
+const recomputed = ({ w, h, hessian }: RefinedLayer, parts: ReturnType<typeof unpack>) =>
   objectiveOf(w, dequantizeParts(parts), h, hessian.size)
 
 const share = (a: ArrayLike<number>, b: ArrayLike<number>, scale: number) =>

@@ -1,9 +1,57 @@
 /** The refinement after GPTQ in float64 by plain loops (METHODS: section 2), the oracle of native/quant/refinement. */
+import { addon, type NativeHessian, type QuantizeLinearOptions, run } from '../../lib/native/addon.js'
 import { floatToHalf, halfToFloat } from './half.js'
 import { dequantizeParts, type Parts } from './packed.js'
+import { normals } from './random.js'
 import { round } from './reference.js'
 
 const roundToHalf = (x: number) => halfToFloat(floatToHalf(x))
+
+export interface RefinedLayer {
+  w: Float32Array
+  hessian: NativeHessian
+  /** Of the objective, float64: Σ XᵀX with GPTQ's λ. */
+  h: Float64Array
+  options: QuantizeLinearOptions
+}
+
+/** A layer with correlated inputs; every eleventh channel is dead if `dead`. Two sequences: 2/N is 1. */
+export function layerMaker(newHessian: (cols: number) => NativeHessian) {
+  return async (
+    rows: number,
+    cols: number,
+    groupSize: number,
+    widths: readonly number[],
+    { seed = rows, dead = false } = {},
+  ): Promise<RefinedLayer> => {
+    const tokens = Math.min(2 * cols, 300)
+    const isDead = (j: number) => dead && j % 11 === 3
+    const x = normals(seed + 1, tokens * cols)
+    for (let i = 1; i < x.length; i++) if (i % cols > 0) x[i] = 0.8 * x[i - 1]! + 0.6 * x[i]!
+    x.forEach((_, i) => {
+      if (isDead(i % cols)) x[i] = 0
+    })
+    const hessian = newHessian(cols)
+    await run(hessian.add(addon().tensorFrom(x, 'F32', [tokens, cols]), 2, 1))
+    const h = Float64Array.from(hessian.matrix().toFloat32Array())
+    let mean = 0
+    for (let j = 0; j < cols; j++) mean += (isDead(j) ? 1 : h[j * cols + j]!) / cols
+    for (let j = 0; j < cols; j++) h[j * cols + j]! += 0.01 * mean
+    const w = normals(seed, rows * cols).map((value, i) => {
+      if (isDead(i % cols)) return 0
+      const kind = Math.floor(i / cols) % 9
+      return kind === 4 ? 0 : kind === 5 ? 0.25 : value
+    })
+    const count = Math.ceil(cols / groupSize)
+    const allocation = Uint8Array.from({ length: count }, (_, g) => widths[g % widths.length]!)
+    return {
+      w,
+      hessian,
+      h,
+      options: { bits: 2, groupSize, allocation, quantizer: 'wide', compensation: 'gptq' },
+    }
+  }
+}
 
 /** tr((W − Q) H (W − Q)ᵀ) */
 export function objectiveOf(

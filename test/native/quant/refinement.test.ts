@@ -1,70 +1,23 @@
 import { afterEach, describe, expect, it } from 'vitest'
-import { addon, type NativeHessian, type QuantizeLinearOptions, run } from '../../../lib/native/addon.js'
+import { addon, run } from '../../../lib/native/addon.js'
 import { dequantizeParts, unpack } from '../../support/packed.js'
-import { normals, uniform } from '../../support/random.js'
-import { objectiveOf, refineSweep } from '../../support/refinement.js'
+import { uniform } from '../../support/random.js'
+import { layerMaker, objectiveOf, type RefinedLayer, refineSweep } from '../../support/refinement.js'
 
 const native = addon()
 const best = native.instructionSet()
 afterEach(() => native.setInstructionSet(best))
 
-interface Layer {
-  w: Float32Array
-  hessian: NativeHessian
-  /** Of the objective, float64: Σ XᵀX with GPTQ's λ. */
-  h: Float64Array
-  options: QuantizeLinearOptions
-}
+const layer = layerMaker((cols) => new native.Hessian(cols, 0))
 
-/** A layer with correlated inputs; every eleventh channel is dead if `dead`. Two sequences: 2/N is 1. */
-async function layer(
-  rows: number,
-  cols: number,
-  groupSize: number,
-  widths: readonly number[],
-  { seed = rows, dead = false } = {},
-): Promise<Layer> {
-  const tokens = 2 * cols
-  const isDead = (j: number) => dead && j % 11 === 3
-  const x = normals(seed + 1, tokens * cols)
-  for (let t = 0; t < tokens; t++)
-    for (let j = 1; j < cols; j++) x[t * cols + j] = 0.8 * x[t * cols + j - 1]! + 0.6 * x[t * cols + j]!
-  x.forEach((_, i) => {
-    if (isDead(i % cols)) x[i] = 0
-  })
-  const hessian = new native.Hessian(cols, 0)
-  await run(hessian.add(native.tensorFrom(x, 'F32', [tokens, cols]), 2, 2))
-  const h = Float64Array.from(hessian.matrix().toFloat32Array())
-  let mean = 0
-  for (let j = 0; j < cols; j++) mean += (isDead(j) ? 1 : h[j * cols + j]!) / cols
-  for (let j = 0; j < cols; j++) h[j * cols + j]! += 0.01 * mean
-  const w = normals(seed, rows * cols).map((value, i) => {
-    if (isDead(i % cols)) return 0
-    const kind = Math.floor(i / cols) % 9
-    return kind === 4 ? 0 : kind === 5 ? 0.25 : value
-  })
-  const groupBits = Uint8Array.from(
-    { length: Math.ceil(cols / groupSize) },
-    (_, g) => widths[g % widths.length]!,
-  )
-  const options = {
-    bits: 2,
-    groupSize,
-    allocation: groupBits,
-    quantizer: 'wide',
-    compensation: 'gptq',
-  } as const
-  return { w, hessian, h, options }
-}
-
-async function quantized({ w, hessian, options }: Layer, sweeps: number, threads = 2) {
+async function quantized({ w, hessian, options }: RefinedLayer, sweeps: number, threads = 2) {
   const weight = native.tensorFrom(w, 'F32', [w.length / hessian.size, hessian.size])
   const result = await run(native.quantizeLinear(weight, hessian, { ...options, sweeps }, threads))
   expect(result.damping).toBe(0.01)
   return { parts: unpack(result.packed), objective: [...result.objective], packed: result.packed }
 }
 
-const recomputed = ({ w, h, hessian }: Layer, parts: ReturnType<typeof unpack>) =>
+const recomputed = ({ w, h, hessian }: RefinedLayer, parts: ReturnType<typeof unpack>) =>
   objectiveOf(w, dequantizeParts(parts), h, hessian.size)
 
 const shapes: [number, number, number, number[], boolean][] = [
