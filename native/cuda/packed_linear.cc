@@ -12,8 +12,11 @@ namespace slim::cuda {
 namespace {
 
 constexpr uint32_t kMostFewTokens = 8;
-constexpr size_t kGemvSharedBytes = 32 * 1024;  // three CTAs an SM on every architecture
 constexpr uint32_t kGemvWarps = 8;
+/// CTAs of the GEMV that a multiprocessor's registers hold, and the shared memory with which as many fit on
+/// every architecture (100 KB on sm_86 and sm_89, 1 KB a CTA the system's).
+constexpr uint32_t gemvCtas(uint32_t slotsOfUnit) { return slotsOfUnit == 1 ? 3 : 2; }
+constexpr size_t gemvSharedBytes(uint32_t slotsOfUnit) { return 96 * 1024 / gemvCtas(slotsOfUnit); }
 /// Of float16 weights, which are to be read back before they leave the second-level cache.
 constexpr size_t kPanelBytes = 32 << 20;
 
@@ -238,8 +241,7 @@ bool PackedLinear::planFew(PackedProductArguments& a, uint32_t splits, Plan& pla
   const auto rowBlocks = uint32_t(divideUp(divideUp(rows_, kUnitRows), tilesOfCta));
   const uint32_t bytesOfUnit = 256 * tokens + (tokens + 1) / 2 * floatsOfSums(slotsOfUnit_) * 4;
   // As many CTAs as run at once, each warp with two units or more; and as many as their activations ask for.
-  const uint32_t ctasOfSm = slotsOfUnit_ == 1 ? 3 : 2;
-  const uint32_t atOnce = ctasOfSm * uint32_t(device_->info().multiprocessors) / rowBlocks;
+  const uint32_t atOnce = gemvCtas(slotsOfUnit_) * uint32_t(device_->info().multiprocessors) / rowBlocks;
   if (splits == 0) splits = std::max(1u, std::min(atOnce, units_ / (2 * a.warpsOfTile)));
   uint32_t bytes = 0;
   for (;; ++splits) {
@@ -247,7 +249,7 @@ bool PackedLinear::planFew(PackedProductArguments& a, uint32_t splits, Plan& pla
     if (stripes > kMostStripes) return false;
     cutStripes(stripes, a);
     bytes = mostUnits(a, stripes, a.warpsOfTile) * bytesOfUnit;
-    if (bytes <= kGemvSharedBytes) break;
+    if (bytes <= gemvSharedBytes(slotsOfUnit_)) break;
   }
   plan.kernel = "packedGemv" + std::to_string(tokens) + "x" + std::to_string(slotsOfUnit_);
   plan.tileTokens = tokens;

@@ -72,7 +72,7 @@ async function measured(): Promise<Steps> {
 describe.skipIf(skip)('a step of the demo model', () => {
   it('costs no more than it did', async () => {
     const found = await measured()
-    if (process.env.SLIM_WRITE_METRICS) writeFileSync(golden, `${JSON.stringify(found, null, 1)}\n`)
+    if (process.env.SLIM_WRITE_METRICS) writeFileSync(golden, `${JSON.stringify(found, null, 2)}\n`)
     const expected: Steps = JSON.parse(readFileSync(golden, 'utf8'))
     for (const [step, kernels] of Object.entries(found)) {
       expect(Object.keys(kernels), step).toEqual(Object.keys(expected[step]!))

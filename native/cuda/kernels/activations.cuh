@@ -38,19 +38,23 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(128)
     packActivations(const __grid_constant__ slim::cuda::PackActivationsArguments a) {
   using namespace slim::cuda;
-  // 68 words a token: the 8 tokens × 4 lanes of a fragment lie in 32 banks.
-  __shared__ __align__(16) __half values[8][kUnitColumns + 8];
-  __shared__ float partial[3][4][8];  // sum, excess of rows lane/4, of rows lane/4 + 8; [32 columns][token]
+  // 68 words a token, of them 4 between the halves of a unit: the tokens × pairs of k-tiles × 4 lanes that a
+  // warp reads at once lie in 32 banks, for tiles of 1, 4 and 8 tokens.
+  constexpr int kHalf = kUnitColumns / 2, kGap = 8;
+  __shared__ __align__(16) __half values[8][kUnitColumns + kGap];
+  // Of every 32 columns of a slot, in the order of a.sums. Apart by 6 banks: 1 or 4 tokens' sums of several
+  // 32 columns are written at once.
+  __shared__ float partial[4][4 * floatsOfSums(4) + 6];
   const uint32_t unit = blockIdx.x, tile = blockIdx.y, tiles = gridDim.y, thread = threadIdx.x;
   const uint32_t slotColumns = kUnitColumns / a.slotsOfUnit;
   const Slot slot = a.slots[unit * a.slotsOfUnit + thread / slotColumns];
-  const uint32_t within = thread % slotColumns;
+  const uint32_t within = thread % slotColumns, floats = floatsOfSums(a.slotsOfUnit);
   for (uint32_t i = 0; i < a.tileTokens; ++i) {
     const uint32_t token = tile * 8 + i;
     float value = 0;
     if (token < a.tokens && within < slot.width)
       value = loadElement(a.x, token * a.stride + slot.column + within, a.type) * a.scales[token];
-    values[i][thread] = __float2half_rn(value);
+    values[i][thread + thread / kHalf * kGap] = __float2half_rn(value);
   }
   __syncthreads();
 
@@ -64,7 +68,8 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
     for (int half = 0; half < 4; ++half) {  // of two k-tiles
       const int tileOfUnit = 2 * pair + half / 2;
-      words[half] = reinterpret_cast<const uint32_t*>(values[token])[tileOfUnit * 8 + half % 2 * 4 + t];
+      words[half] = reinterpret_cast<const uint32_t*>(
+          values[token])[tileOfUnit * 8 + half % 2 * 4 + t + pair / 2 * (kGap / 2)];
       const float2 two = __half22float2(reinterpret_cast<const __half2&>(words[half]));
       const float both = two.x + two.y;
       sum += both;
@@ -82,31 +87,21 @@ extern "C" __global__ void __launch_bounds__(128)
       excess[1] += __shfl_xor_sync(four, excess[1], distance);
     }
     if (t == 0) {
-      partial[0][pair][token] = sum;
-      partial[1][pair][token] = excess[0];
-      partial[2][pair][token] = excess[1];
+      const uint32_t pairs = 4 / a.slotsOfUnit, slotOfUnit = pair / pairs;
+      float* out = partial[pair % pairs] + token / 2 * floats + token % 2;
+      out[4 * slotOfUnit] = -excess[0];
+      out[4 * slotOfUnit + 2] = -excess[1];
+      out[4 * a.slotsOfUnit + 2 * slotOfUnit] = bits == 1 ? sum : -sum;
     }
   }
   __syncthreads();
 
-  // Two tokens at a time, as the accumulators of a lane hold them.
   const uint32_t tokenPairs = (a.tileTokens + 1) / 2;
-  if (thread < a.slotsOfUnit * tokenPairs) {
-    const uint32_t slotOfUnit = thread / tokenPairs, pairs = 4 / a.slotsOfUnit;
-    float sums[3][2] = {};
-    for (uint32_t i = 0; i < 2; ++i) {
-      const uint32_t token = thread % tokenPairs * 2 + i;
-      if (token >= a.tileTokens) continue;
-      for (uint32_t pair = slotOfUnit * pairs; pair < (slotOfUnit + 1) * pairs; ++pair)
-        for (int kind = 0; kind < 3; ++kind) sums[kind][i] += partial[kind][pair][token];
-    }
-    const uint64_t place = (uint64_t(unit) * tiles + tile) * tokenPairs + thread % tokenPairs;
-    float* out = a.sums + place * floatsOfSums(a.slotsOfUnit);
-    const float sign = a.slots[unit * a.slotsOfUnit].bits == 1 ? 1 : -1;
-    reinterpret_cast<float4*>(out)[slotOfUnit] =
-        make_float4(-sums[1][0], -sums[1][1], -sums[2][0], -sums[2][1]);
-    reinterpret_cast<float2*>(out)[2 * a.slotsOfUnit + slotOfUnit] =
-        make_float2(sign * sums[0][0], sign * sums[0][1]);
-    if (a.slotsOfUnit == 1) reinterpret_cast<float2*>(out)[3] = make_float2(0, 0);
+  if (thread < tokenPairs * floats) {
+    const uint32_t place = thread % floats, token = thread / floats * 2 + place % 2;
+    float sum = 0;  // of what fills the pairs and the vectors up
+    if (token < a.tileTokens && place < 6 * a.slotsOfUnit)
+      for (uint32_t i = 0; i < 4 / a.slotsOfUnit; ++i) sum += partial[i][thread];
+    a.sums[(uint64_t(unit) * tiles + tile) * tokenPairs * floats + thread] = sum;
   }
 }

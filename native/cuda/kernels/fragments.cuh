@@ -43,22 +43,69 @@ __device__ __forceinline__ void multiplyTile(float (&c)[4], const uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// Weights are read once: they leave the caches to the activations.
-__device__ __forceinline__ uint4 loadStreamed(const uint4* p) { return __ldcs(p); }
-__device__ __forceinline__ uint2 loadStreamed(const uint2* p) { return __ldcs(p); }
+/// The vector kOffset bytes on from `from`: as a part of the instruction, not an addition. Weights are read
+/// once: they leave the caches to the activations.
+template <int kOffset>
+__device__ __forceinline__ uint4 loadStreamed4(const void* from) {
+  uint4 v;
+  asm volatile("ld.global.cs.v4.u32 {%0,%1,%2,%3}, [%4+%5];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from), "n"(kOffset));
+  return v;
+}
+template <int kOffset>
+__device__ __forceinline__ uint2 loadStreamed2(const void* from) {
+  uint2 v;
+  asm volatile("ld.global.cs.v2.u32 {%0,%1}, [%2+%3];" : "=r"(v.x), "=r"(v.y) : "l"(from), "n"(kOffset));
+  return v;
+}
+template <int kOffset>
+__device__ __forceinline__ uint4 loadCached4(const void* from) {
+  uint4 v;
+  asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4+%5];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from), "n"(kOffset));
+  return v;
+}
+template <int kOffset>
+__device__ __forceinline__ uint2 loadCached2(const void* from) {
+  uint2 v;
+  asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2+%3];" : "=r"(v.x), "=r"(v.y) : "l"(from), "n"(kOffset));
+  return v;
+}
 
-/// A lane's words of one unit.
+/// A unit's first vector of a lane: of 16 bytes, of one bit 8.
 template <int kBits>
-__device__ __forceinline__ void loadWords(const char* unit, int lane, uint32_t (&words)[2 * kBits]) {
-#pragma unroll
-  for (int piece = 0; piece < kBits / 2; ++piece) {
-    const uint4 v = loadStreamed(reinterpret_cast<const uint4*>(unit) + piece * 32 + lane);
-    words[4 * piece] = v.x, words[4 * piece + 1] = v.y, words[4 * piece + 2] = v.z,
-              words[4 * piece + 3] = v.w;
-  }
-  if constexpr (kBits % 2 == 1) {
-    const uint2 v = loadStreamed(reinterpret_cast<const uint2*>(unit + kBits / 2 * 512) + lane);
+__device__ __forceinline__ const char* firstWords(const char* unit, uint32_t lane) {
+  return kBits == 1 ? reinterpret_cast<const char*>(reinterpret_cast<const uint2*>(unit) + lane)
+                    : reinterpret_cast<const char*>(reinterpret_cast<const uint4*>(unit) + lane);
+}
+
+/// A lane's words of the unit kUnit units after the one whose firstWords are `from`.
+template <int kBits, int kUnit = 0, int kPiece = 0>
+__device__ __forceinline__ void loadWords(const char* from, uint32_t lane, uint32_t (&words)[2 * kBits]) {
+  constexpr int kOffset = kUnit * kBits * kUnitBytesABit + kPiece * 512;
+  if constexpr (kPiece < kBits / 2) {
+    const uint4 v = loadStreamed4<kOffset>(from);
+    words[4 * kPiece] = v.x, words[4 * kPiece + 1] = v.y, words[4 * kPiece + 2] = v.z,
+              words[4 * kPiece + 3] = v.w;
+    loadWords<kBits, kUnit, kPiece + 1>(from, lane, words);
+  } else if constexpr (kBits % 2 == 1) {
+    const uint2 v = loadStreamed2<kOffset>(kBits == 1 ? from : from - uint64_t(lane) * 8);
     words[2 * kBits - 2] = v.x, words[2 * kBits - 1] = v.y;
+  }
+}
+
+/// Scales and zero points of lane/4's two rows, of all slots of the unit kUnit units after that of `from`.
+template <int kSlots, int kUnit = 0, int kSlot = 0>
+__device__ __forceinline__ void loadRows(const uint2* from, uint2 (&rows)[kSlots]) {
+  constexpr int kOffset = (kUnit * kSlots * 8 + kSlot) * int(sizeof(uint2));
+  if constexpr (kSlots == 1) {
+    rows[0] = loadCached2<kOffset>(from);
+  } else if constexpr (kSlot < kSlots) {
+    const uint4 two = loadCached4<kOffset>(from);
+    rows[kSlot] = {two.x, two.y}, rows[kSlot + 1] = {two.z, two.w};
+    loadRows<kSlots, kUnit, kSlot + 2>(from, rows);
   }
 }
 

@@ -45,18 +45,13 @@ struct UnitSums {
   }
 };
 
-/// Scales and zero points of lane/4's two rows, of all slots of a unit.
-template <int kSlots>
-__device__ __forceinline__ void loadRows(const uint2* from, uint2 (&rows)[kSlots]) {
-  if constexpr (kSlots == 1) {
-    rows[0] = __ldg(from);
-  } else {
-#pragma unroll
-    for (int slot = 0; slot < kSlots; slot += 2) {
-      const uint4 two = __ldg(reinterpret_cast<const uint4*>(from + slot));
-      rows[slot] = {two.x, two.y}, rows[slot + 1] = {two.z, two.w};
-    }
-  }
+/// `vectors` of 16 bytes, by all threads of the CTA.
+__device__ __forceinline__ void copyToShared(uint4* to, const uint4* from, uint32_t vectors) {
+  uint32_t address = sharedAddress(to + threadIdx.x);
+  const uint32_t end = sharedAddress(to + vectors);
+  from += threadIdx.x;
+#pragma unroll 4
+  for (; address < end; address += 16 * kGemvThreads, from += kGemvThreads) copyAsync(address, from);
 }
 
 /// 16 rows of a warp's part of K.
@@ -65,9 +60,9 @@ struct GemvWarp {
   static constexpr int kTokenPairs = (kTokens + 1) / 2;
   static constexpr int kUnitSums = kTokenPairs * int(floatsOfSums(kSlots));  // floats
 
-  /// A run of units, and this lane's activations of its first.
+  /// A run of units, and this lane's words, rows and activations of its first.
   struct Run {
-    const char* codes;
+    const char* codes;  // firstWords
     const uint2* metadata;
     const uint4* fragments;
     const float* sums;
@@ -76,7 +71,7 @@ struct GemvWarp {
   float acc[4];
 
   template <int kBits>
-  __device__ __forceinline__ void sweep(Run run, uint32_t units, int lane) {
+  __device__ __forceinline__ void sweep(Run run, uint32_t units, uint32_t lane) {
     constexpr int kBatch = kSlots == 4 ? (kBits <= 2 ? 2 : 1) : kBits <= 2 ? 3 : kBits <= 4 ? 2 : 1;
 #pragma unroll 1
     for (; units >= kBatch; units -= kBatch) batch<kBits, kBatch>(run, lane);
@@ -86,16 +81,23 @@ struct GemvWarp {
     }
   }
 
+  template <int kBits, int kBatch, int kUnit = 0>
+  __device__ __forceinline__ static void load(const Run& run, uint32_t lane,
+                                              uint32_t (&words)[kBatch][2 * kBits],
+                                              uint2 (&rows)[kBatch][kSlots]) {
+    if constexpr (kUnit < kBatch) {
+      loadWords<kBits, kUnit>(run.codes, lane, words[kUnit]);
+      loadRows<kSlots, kUnit>(run.metadata, rows[kUnit]);
+      load<kBits, kBatch, kUnit + 1>(run, lane, words, rows);
+    }
+  }
+
   /// kBatch units, whose loads are all in flight before the first is taken apart; run moves past them.
   template <int kBits, int kBatch>
-  __device__ __forceinline__ void batch(Run& run, int lane) {
+  __device__ __forceinline__ void batch(Run& run, uint32_t lane) {
     uint32_t words[kBatch][2 * kBits];
     uint2 rows[kBatch][kSlots];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      loadWords<kBits>(run.codes + i * kBits * kUnitBytesABit, lane, words[i]);
-      loadRows<kSlots>(run.metadata + i * kSlots * 8, rows[i]);
-    }
+    load<kBits, kBatch>(run, lane, words, rows);
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const UnitSums<kSlots> sums(run.sums + i * kUnitSums);
@@ -132,7 +134,7 @@ struct GemvWarp {
   template <int kWidth>
   __device__ __forceinline__ void sweepWidths(const PackedProductArguments& a, uint32_t rowTile,
                                               const Run& activations, uint32_t firstUnit, uint32_t begin,
-                                              uint32_t end, int lane) {
+                                              uint32_t end, uint32_t lane) {
     if constexpr (kWidth < kWidths) {
       constexpr int kBits = widthBits(kWidth);
       const uint32_t from = max(begin, a.runBegin[kWidth]), to = min(end, a.runBegin[kWidth + 1]);
@@ -142,7 +144,7 @@ struct GemvWarp {
         const uint64_t unit = uint64_t(rowTile) * a.units + from;
         const uint32_t skipped = from - firstUnit;
         sweep<kBits>(
-            {static_cast<const char*>(a.codes) + place * kUnitBytesABit,
+            {firstWords<kBits>(static_cast<const char*>(a.codes) + place * kUnitBytesABit, lane),
              static_cast<const uint2*>(a.metadata) + (unit * 8 + lane / 4) * kSlots,
              activations.fragments + skipped * (16 * kTokens), activations.sums + skipped * kUnitSums},
             to - from, lane);
@@ -189,12 +191,10 @@ __device__ __forceinline__ void packedGemv(const PackedProductArguments& a) {
 
   uint4* fragments = shared;
   uint4* sums = fragments + units * (16 * kTokens);
-#pragma unroll 4
-  for (uint32_t i = thread; i < units * (16 * kTokens); i += kGemvThreads)
-    copyAsync(fragments + i, static_cast<const uint4*>(a.fragments) + firstUnit * (16 * kTokens) + i);
-#pragma unroll 4
-  for (uint32_t i = thread; i < units * (Warp::kUnitSums / 4); i += kGemvThreads)
-    copyAsync(sums + i, reinterpret_cast<const uint4*>(a.sums) + firstUnit * (Warp::kUnitSums / 4) + i);
+  copyToShared(fragments, static_cast<const uint4*>(a.fragments) + firstUnit * (16 * kTokens),
+               units * (16 * kTokens));
+  copyToShared(sums, reinterpret_cast<const uint4*>(a.sums) + firstUnit * (Warp::kUnitSums / 4),
+               units * (Warp::kUnitSums / 4));
   commitCopies();
   waitCopies<0>();
   __syncthreads();

@@ -16,10 +16,12 @@ template <int kBits, int kSlots>
 __device__ __forceinline__ void dequantizeUnit(const char* codes, const uint2* metadata, float scale,
                                                int lane, uint4* out) {
   uint32_t words[2 * kBits];
-  loadWords<kBits>(codes, lane, words);
+  loadWords<kBits>(firstWords<kBits>(codes, lane), lane, words);
+  uint2 rowsOfSlots[kSlots];
+  loadRows<kSlots>(metadata, rowsOfSlots);
 #pragma unroll
   for (int slot = 0; slot < kSlots; ++slot) {
-    const uint2 packed = __ldg(metadata + slot);
+    const uint2 packed = rowsOfSlots[slot];
     const RowPair rows = rowPair(packed);
     const uint32_t scales[2] = {scaledPair(rows.scale[0], scale), scaledPair(rows.scale[1], scale)};
     // What comes off the weights' fields; of 1 bit the mean, which is added at last.
