@@ -124,7 +124,9 @@ const GOALS = { seconds: 75, peakDeviceBytes: 6e9 }
 const hasGoals = ({ timed, device, settings: { samples, seqLen } }) =>
   timed && device && model.blocks === LLAMA_7B.blocks && !tiny && samples * seqLen >= 128 * 2048
 
-const gigabytes = (bytes) => (bytes === null ? 'not told' : `${(bytes / 1e9).toPrecision(3)} GB`)
+const inUnits = (bytes) =>
+  bytes < 1e9 ? `${(bytes / 1e6).toPrecision(3)} MB` : `${(bytes / 1e9).toPrecision(3)} GB`
+const sizeOf = (bytes) => (bytes === null ? 'not told' : inUnits(bytes))
 
 function print(report) {
   const { timed, seconds, phases, layerBytes, layerHalfBytes, fileBytes, sourceBytes } = report
@@ -136,11 +138,11 @@ function print(report) {
         ...Object.entries(phases).map(([name, s]) => [`… ${name}`, s.toFixed(1)]),
       ]
     : []
-  const smaller = (from, to) => `${gigabytes(to)}, ${(from / to).toFixed(2)} times smaller than float16`
+  const smaller = (from, to) => `${sizeOf(to)}, ${(from / to).toFixed(2)} times smaller than float16`
   const rows = [
     ...spent,
-    ['peak memory of the device', gigabytes(report.peakDeviceBytes)],
-    ['peak memory of the host, without mapped files', gigabytes(report.peakHostBytes)],
+    ['peak memory of the device', sizeOf(report.peakDeviceBytes)],
+    ['peak memory of the host, without mapped files', sizeOf(report.peakHostBytes)],
     ['stored bits a weight', report.storedBitsPerWeight.toFixed(3)],
     ['layers', smaller(layerHalfBytes, layerBytes)],
     ['files', smaller(sourceBytes, fileBytes)],

@@ -468,8 +468,8 @@ export interface NativeCudaDevice {
   /** Internal to tests and benchmarks: the float32 product of host tensors with all its options, into c. */
   multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
   /**
-   * A copy of a tensor [tokens, width] float32, or zeros, for calibration: on the device if it takes half of the free
-   * memory at most, else on the host, in a file of the spill directory if one is given.
+   * A copy of a tensor [tokens, width] float32, or zeros, for calibration: on the device if it leaves half of the
+   * device's memory free, else on the host, in a file of the spill directory if one is given.
    */
   states(
     source: NativeTensor | { tokens: number; width: number },

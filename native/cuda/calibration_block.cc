@@ -10,8 +10,6 @@ namespace {
 constexpr size_t kScratchBytes = size_t(512) << 20;
 constexpr size_t kLeastTokens = 512, kMostTokens = 4096;
 
-size_t divideUp(size_t a, size_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 /// `length` tokens from position `start` on of `sequences` windows, one after the other, from `firstToken`

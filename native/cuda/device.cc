@@ -8,9 +8,6 @@ namespace {
 // CUdevice_attribute and CUfunction_attribute
 constexpr int kMultiprocessorCount = 16, kComputeMajor = 75, kComputeMinor = 76, kSharedOptin = 97;
 constexpr int kBinaryVersion = 6, kMaxDynamicShared = 8;
-// Of the 48 KB that a kernel has unasked, its static variables take a part: at most 1 KB where it has dynamic
-// shared memory too.
-constexpr unsigned kSharedWithoutAsking = 47 * 1024;
 constexpr unsigned kNonBlocking = 1;  // CU_STREAM_NON_BLOCKING
 constexpr int kCaptureThreadLocal = 1;
 
@@ -140,8 +137,9 @@ Status Device::launchBytes(const char* name, const Launch& launch, const void* a
   const auto about = [&] { return std::string("kernel ") + name + " of " + shape + ", " + shapeOf(launch); };
   Handle function;
   SLIM_RETURN_IF_ERROR(kernel(name, function));
+  // Asked for whatever it is: of the 48 KB that a kernel has unasked, its static variables take a part.
   unsigned& limit = sharedLimits_[function];
-  if (launch.sharedBytes > kSharedWithoutAsking && launch.sharedBytes > limit) {
+  if (launch.sharedBytes > limit) {
     const Result result = driver_.functionSetAttribute(function, kMaxDynamicShared, int(launch.sharedBytes));
     if (result != 0) return driver_.check(result, "cuFuncSetAttribute", about());
     limit = launch.sharedBytes;

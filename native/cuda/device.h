@@ -31,6 +31,8 @@ struct DriverInfo {
 };
 Status describeDriver(DriverInfo& out);
 
+inline size_t divideUp(size_t a, size_t b) { return (a + b - 1) / b; }
+
 struct Launch {
   unsigned gridX = 1, gridY = 1, gridZ = 1;
   unsigned threads = 1;

@@ -3,12 +3,6 @@
 #include <algorithm>
 
 namespace slim::cuda {
-namespace {
-
-size_t divideUp(size_t a, size_t b) { return (a + b - 1) / b; }
-
-}  // namespace
-
 Status DeviceBlock::make(const std::shared_ptr<Device>& device, const DecoderBlock& source, size_t index,
                          ThreadPool& pool, const CancelFlag& cancelled, DeviceBlock& out) {
   DeviceBlock block;

@@ -12,8 +12,6 @@ constexpr size_t kSlicePages = 4;
 /// Of each sequence: more fill the tensor cores' tiles, and make CTAs enough without slices.
 constexpr size_t kMostFewTokens = 4;
 
-size_t divideUp(size_t a, size_t b) { return (a + b - 1) / b; }
-
 }  // namespace
 
 PassShape PassInput::shape() const {

@@ -7,9 +7,9 @@
 namespace slim::cuda {
 namespace {
 
-/// One set of values may take this share of the memory that nothing uses. A staged pass beside the
-/// original model's has six of them, and blocks, Hessians and their factors need the rest.
-constexpr double kShareOfFree = 0.5;
+/// This share of the device's memory is left for blocks, Hessians and their factors, however many sets of
+/// values there are: a staged pass beside the original model's has six.
+constexpr double kReserve = 0.5;
 
 }  // namespace
 
@@ -24,7 +24,8 @@ Status DeviceStates::make(std::shared_ptr<Device> device, size_t tokens, size_t 
   SLIM_RETURN_IF_ERROR(device->freeBytes(free));
   free += device->pool()->reservedBytes() - device->pool()->usedBytes();
   const size_t bytes = tokens * states->rowBytes();
-  if (options.onHost || double(bytes) > kShareOfFree * double(free)) {
+  const double left = double(free) - double(bytes), reserve = kReserve * double(device->info().memoryBytes);
+  if (options.onHost || left < reserve) {
     SLIM_RETURN_IF_ERROR(
         Tensor::allocate(DType::F32, {tokens, width}, states->host_, options.spillDirectory));
   } else {

@@ -5,8 +5,6 @@
 namespace slim::cuda {
 namespace {
 
-size_t divideUp(size_t a, size_t b) { return (a + b - 1) / b; }
-
 bool inVectors(const DeviceOperand& operand) { return operand.stride % 4 == 0 && operand.data % 16 == 0; }
 
 MultiplyOperand argumentOf(const DeviceOperand& operand) {

@@ -23,8 +23,6 @@ constexpr size_t kPanelBytes = 32 << 20;
 /// Tokens that a tile of activations has room for.
 uint32_t tokensOfTile(size_t tokens) { return tokens == 1 ? 1 : tokens <= 4 ? 4 : 8; }
 
-size_t divideUp(size_t a, size_t b) { return (a + b - 1) / b; }
-
 template <typename T>
 Status atLeast(Device& device, size_t count, const char* about, DeviceBuffer<T>& buffer) {
   if (buffer.count() >= count) return Status::success();

@@ -93,8 +93,4 @@ describe.skipIf(skip)("quantize with device 'cuda', on the emulated driver", () 
     await quantize(source, continued)
     expect(contentHashes(continued.output)).toEqual(contentHashes(options.output))
   })
-
-  it('leaves nothing on the device, and the emulator has found nothing', () => {
-    expect(emulated!.findings()).toEqual([])
-  })
 })

@@ -34,8 +34,7 @@ export interface EmulatedDevice {
   device: NativeCudaDevice
   /** Launches since the last call. */
   launches(): LaunchReport[]
-  /** What the emulator found wrong so far. */
-  findings(): unknown[]
+  /** Throws what the emulator has found wrong. */
   close(): void
 }
 
@@ -65,10 +64,11 @@ export function openEmulated(): EmulatedDevice {
       seen += fresh.length
       return fresh
     },
-    findings: () => readLines(findings),
     close() {
       device.dispose()
+      const found = readLines(findings)
       rmSync(folder, { recursive: true })
+      if (found.length > 0) throw new Error(`the emulator found ${JSON.stringify(found)}`)
     },
   }
 }
