@@ -8,6 +8,7 @@
 // A time is that of a graph of many products between two of the driver's events, over their number; the preparation of the
 // activations is part of each. The products of a graph take 128 MB of weights or more in turn, more than the L2 cache
 // holds. A shape is inputs × outputs. --python '' leaves tinygemm out.
+import './errors.mjs'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { ratioBarsSvg } from '../../dist/report/ratio_bars.js'

@@ -2,6 +2,7 @@
 // Nothing here was measured on a GPU.
 //   node bench/gpu/predict.mjs [--write]
 // --write puts the text between the two markers of docs/benchmarks.md.
+import './errors.mjs'
 import { readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { parseArgs } from 'node:util'

@@ -7,6 +7,7 @@
 //   node bench/gpu/quantize.mjs --tiny --device cpu
 // The model takes 13.5 GB on disk, in a temporary folder (TMPDIR) or in --folder, which stays. Writing it is not part of
 // the time; reading, hashing and writing the result are.
+import './errors.mjs'
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
