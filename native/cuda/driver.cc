@@ -51,12 +51,9 @@ void fill(Driver& d, Table& table) {
   table.find(d.primaryContextRetain, "cuDevicePrimaryCtxRetain");
   table.find(d.primaryContextRelease, "cuDevicePrimaryCtxRelease_v2");
   table.find(d.contextSetCurrent, "cuCtxSetCurrent");
-  table.find(d.contextSynchronize, "cuCtxSynchronize");
   table.find(d.memoryInfo, "cuMemGetInfo_v2");
   table.find(d.memoryAllocate, "cuMemAlloc_v2");
   table.find(d.memoryFree, "cuMemFree_v2");
-  table.find(d.hostAllocate, "cuMemHostAlloc");
-  table.find(d.hostFree, "cuMemFreeHost");
   table.find(d.copyToDevice, "cuMemcpyHtoDAsync_v2");
   table.find(d.copyToHost, "cuMemcpyDtoHAsync_v2");
   table.find(d.copyOnDevice, "cuMemcpyDtoDAsync_v2");
@@ -64,7 +61,6 @@ void fill(Driver& d, Table& table) {
   table.find(d.streamCreate, "cuStreamCreate");
   table.find(d.streamDestroy, "cuStreamDestroy_v2");
   table.find(d.streamSynchronize, "cuStreamSynchronize");
-  table.find(d.streamWaitEvent, "cuStreamWaitEvent");
   table.find(d.eventCreate, "cuEventCreate");
   table.find(d.eventDestroy, "cuEventDestroy_v2");
   table.find(d.eventRecord, "cuEventRecord");

@@ -27,12 +27,9 @@ struct Driver {
   Result (*primaryContextRetain)(Handle* context, int device);
   Result (*primaryContextRelease)(int device);
   Result (*contextSetCurrent)(Handle context);
-  Result (*contextSynchronize)();
   Result (*memoryInfo)(size_t* free, size_t* total);
   Result (*memoryAllocate)(DeviceAddress* address, size_t bytes);
   Result (*memoryFree)(DeviceAddress address);
-  Result (*hostAllocate)(void** pointer, size_t bytes, unsigned flags);
-  Result (*hostFree)(void* pointer);
   Result (*copyToDevice)(DeviceAddress to, const void* from, size_t bytes, Handle stream);
   Result (*copyToHost)(void* to, DeviceAddress from, size_t bytes, Handle stream);
   Result (*copyOnDevice)(DeviceAddress to, DeviceAddress from, size_t bytes, Handle stream);
@@ -40,7 +37,6 @@ struct Driver {
   Result (*streamCreate)(Handle* stream, unsigned flags);
   Result (*streamDestroy)(Handle stream);
   Result (*streamSynchronize)(Handle stream);
-  Result (*streamWaitEvent)(Handle stream, Handle event, unsigned flags);
   Result (*eventCreate)(Handle* event, unsigned flags);
   Result (*eventDestroy)(Handle event);
   Result (*eventRecord)(Handle event, Handle stream);
