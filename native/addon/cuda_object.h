@@ -1,4 +1,4 @@
-// A CUDA device and what lies on it as JavaScript objects (NativeCudaDevice in lib/native/addon.ts).
+// A CUDA device and what lies on it as JavaScript objects (NativeCudaDevice in lib/native/cuda.ts).
 #pragma once
 #include <napi.h>
 
