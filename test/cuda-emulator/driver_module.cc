@@ -175,7 +175,7 @@ CUresult runLaunch(const LaunchRequest& request, DeviceMemory& memory) {
 CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   const std::lock_guard lock(machine().mutex);
   if (machine().current() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-  std::string_view text;
+  std::string text;
   std::string problem = findPtx(image, machine().computeCapability, text);
   if (!problem.empty()) return failWith(CUDA_ERROR_NO_BINARY_FOR_GPU, problem);
   auto loaded = std::make_unique<CUmod_st>();

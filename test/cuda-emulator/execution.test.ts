@@ -343,18 +343,24 @@ done: st.global.u32 [%y], %v;
     }
   })
 
-  it('a fatbin gives its PTX; a compressed one or one without PTX is refused with the reason', async () => {
+  it('a fatbin gives its PTX; one by zstd, a damaged one or one without PTX is refused with the reason', async () => {
     const fatbin = (options: string[]) =>
       bench.compile(source, ['-fatbin', '-gencode', 'arch=compute_80,code=sm_80', ...options])
     const load = async (file: string, environment = {}) =>
       (await bench.run(['device 0', `module ${file}`, 'function increment'], environment)).outcomes.slice(1)
     const ptx = ['-gencode', 'arch=compute_80,code=compute_80']
-    const plain = await fatbin(['--no-compress', ...ptx])
-    expect((await load(plain)).map((o) => o.error)).toEqual([0, 0])
+    const lz4 = await fatbin(['-Xfatbin=-compress-all', '--compress-mode=speed', ...ptx])
+    for (const file of [await fatbin(['--no-compress', ...ptx]), lz4])
+      expect((await load(file)).map((o) => o.error)).toEqual([0, 0])
     expect((await load(await fatbin(ptx)))[0]).toMatchObject({
       error: 209,
-      text: expect.stringMatching(/compressed.*--no-compress/),
+      text: expect.stringMatching(/compressed by zstd.*--compress-mode=speed/),
     })
+    // A copy from before the beginning of the text, in its first bytes.
+    const damaged = readFileSync(lz4)
+    const text = damaged.lastIndexOf('.version')
+    damaged.fill(255, text - 4, text - 2)
+    expect((await load(bench.file(damaged)))[0]!.text).toMatch(/compressed PTX is damaged/)
     expect((await load(await fatbin(['--no-compress'])))[0]!.text).toMatch(
       /no PTX for compute capability 80 or below \(it has: machine code 80\)/,
     )

@@ -1,7 +1,10 @@
 #include "fatbin.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+
+#include "lz4.h"
 
 namespace slim::emulator {
 
@@ -9,8 +12,8 @@ namespace {
 
 constexpr uint32_t kFatbinMagic = 0xBA55ED50;
 constexpr uint16_t kKindPtx = 1;
-// Flags of an entry whose payload is not stored as it is (LZ4 and, since CUDA 12.4, zstd).
-constexpr uint64_t kFlagsCompressed = 0x2000 | 0x8000;
+// Flags of an entry whose payload is not stored as it is.
+constexpr uint64_t kFlagLz4 = 0x2000, kFlagZstd = 0x8000;
 
 struct FatbinHeader {
   uint32_t magic;
@@ -30,7 +33,7 @@ struct EntryHeader {
 
 }  // namespace
 
-std::string findPtx(const void* image, int computeCapability, std::string_view& text) {
+std::string findPtx(const void* image, int computeCapability, std::string& text) {
   const auto* bytes = static_cast<const char*>(image);
   FatbinHeader header;
   std::memcpy(&header.magic, bytes, sizeof header.magic);
@@ -42,14 +45,15 @@ std::string findPtx(const void* image, int computeCapability, std::string_view& 
       return "the image is a cubin (machine code); the emulator runs PTX: load a fatbin with a PTX entry, or "
              "PTX text";
     }
-    text = std::string_view(bytes);
-    if (text.find(".version") == std::string_view::npos) return "the image is neither a fatbin nor PTX text";
+    text = bytes;
+    if (text.find(".version") == std::string::npos) return "the image is neither a fatbin nor PTX text";
     return "";
   }
   std::memcpy(&header, bytes, sizeof header);
   uint32_t best = 0;
   std::string seen;
-  bool compressed = false;
+  EntryHeader chosen{};
+  std::string_view payload;
   for (uint64_t at = header.headerSize; at + sizeof(EntryHeader) <= header.headerSize + header.bytes;) {
     EntryHeader entry;
     std::memcpy(&entry, bytes + at, sizeof entry);
@@ -60,8 +64,8 @@ std::string findPtx(const void* image, int computeCapability, std::string_view& 
     if (entry.kind == kKindPtx && entry.capability <= static_cast<uint32_t>(computeCapability) &&
         entry.capability >= best) {
       best = entry.capability;
-      compressed = (entry.flags & kFlagsCompressed) != 0 || entry.compressedBytes != 0;
-      text = std::string_view(bytes + at + entry.headerSize, entry.bytes);
+      chosen = entry;
+      payload = std::string_view(bytes + at + entry.headerSize, entry.bytes);
     }
     at += entry.headerSize + entry.bytes;
   }
@@ -69,8 +73,16 @@ std::string findPtx(const void* image, int computeCapability, std::string_view& 
     return "the fatbin has no PTX for compute capability " + std::to_string(computeCapability) +
            " or below (it has: " + seen + "); add -gencode arch=compute_80,code=compute_80";
   }
-  if (compressed) return "the fatbin's PTX is compressed; build it with nvcc --no-compress";
-  text = text.substr(0, text.find('\0'));
+  if (chosen.flags & kFlagZstd)
+    return "the fatbin's PTX is compressed by zstd; build it with nvcc --compress-mode=speed (LZ4) or none";
+  if (chosen.flags & kFlagLz4) {
+    if (chosen.compressedBytes > payload.size() ||
+        !expandLz4(payload.substr(0, chosen.compressedBytes), chosen.uncompressedBytes, text))
+      return "the fatbin's compressed PTX is damaged";
+  } else {
+    text = payload;
+  }
+  text.resize(std::min(text.size(), text.find('\0')));
   return "";
 }
 
