@@ -80,8 +80,7 @@ Napi::Value packedCase(const Napi::CallbackInfo& info) {
           if (cancelled) return Status::aborted();
           for (size_t i = 0; i < all.size(); ++i) all[i].matrix = products[i].interleaved[r % copies].get();
           const Stopwatch stopwatch;
-          activations.prepare(*pool, x->rows(), x->as<float>(), x->cols(), all[0].matrix->cut());
-          multiplyPacked(*pool, activations, all);
+          multiplyPacked(*pool, x->rows(), x->as<float>(), x->cols(), all, activations);
           seconds->push_back(stopwatch.seconds());
         }
         return Status::success();

@@ -19,10 +19,9 @@ Status multiplyInt8(const Tensor& x, const InterleavedMatrix& matrix, ThreadPool
   PackedActivations activations;
   for (size_t row = 0; row < x.rows(); row += kSlice) {
     if (cancelled.load()) return Status::aborted();
-    activations.prepare(pool, std::min(kSlice, x.rows() - row), inputs + row * x.cols(), x.cols(),
-                        matrix.cut());
     const PackedProduct product{&matrix, y.as<float>() + row * matrix.rows(), matrix.rows()};
-    multiplyPacked(pool, activations, {&product, 1});
+    multiplyPacked(pool, std::min(kSlice, x.rows() - row), inputs + row * x.cols(), x.cols(), {&product, 1},
+                   activations);
   }
   return Status::success();
 }

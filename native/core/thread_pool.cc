@@ -1,5 +1,6 @@
 #include "core/thread_pool.h"
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <system_error>
@@ -12,7 +13,12 @@
 namespace slim {
 namespace {
 
-constexpr uint64_t kOpen = uint64_t(1) << 31, kInside = kOpen - 1, kLoop = uint64_t(1) << 32;
+constexpr int kNumberBits = 20;
+constexpr size_t kMostIndices = (size_t(1) << kNumberBits) - 1;
+
+uint64_t tagged(uint64_t loop, size_t number) { return loop << kNumberBits | number; }
+uint64_t loopOf(uint64_t tagged) { return tagged >> kNumberBits; }
+size_t numberOf(uint64_t tagged) { return tagged & kMostIndices; }
 
 // Loops come in quick succession (pack, multiply, pack …); falling asleep and waking costs some 50 µs of
 // latency.
@@ -43,7 +49,7 @@ bool spinUntil(const Condition& condition) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : shares_(size_t(threads)) {
+ThreadPool::ThreadPool(int threads) : shares_(size_t(threads)), reports_(size_t(threads)) {
   try {
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { run(i); });
   } catch (...) {
@@ -61,29 +67,37 @@ void ThreadPool::stop() {
   for (auto& worker : workers_) worker.join();
 }
 
-void ThreadPool::parallelFor(size_t count, const Body& body) {
+void ThreadPool::parallelFor(size_t count, Body body, const Beginning* beginning) {
   if (currentPool == this || workers_.empty() || count <= 1) {
     const int thread = currentPool == this ? currentThread : 0;
+    if (beginning) beginning->prepare();
     for (size_t i = 0; i < count; ++i) body(i, thread);
     return;
   }
   std::lock_guard turn(turn_);
-  body_ = &body;
-  for (size_t i = 0, next = 0; i < shares_.size(); ++i, next = shares_[i - 1].end) {
-    shares_[i].next.store(next, std::memory_order_relaxed);
-    shares_[i].end = (i + 1) * count / shares_.size();
-  }
-  const uint64_t loop = (state_.load(std::memory_order_relaxed) / kLoop + 1) * kLoop;
-  state_.store(loop | kOpen);
+  if (count <= kMostIndices) return loop(count, body, beginning);
+  for (size_t first = 0; first < count; first += kMostIndices)
+    loop(
+        std::min(count - first, kMostIndices), [&](size_t i, int thread) { body(first + i, thread); },
+        first == 0 ? beginning : nullptr);
+}
+
+void ThreadPool::loop(size_t count, Body body, const Beginning* beginning) {
+  const uint64_t loop = loopOf(open_.load(std::memory_order_relaxed)) + 1;
+  body_ = body;
+  beginning_ = beginning;
+  open_.store(tagged(loop, count));
   if (sleepers_.load() > 0) {
     { std::lock_guard lock(sleep_); }
     wake_.notify_all();
   }
-
-  work(body, 0);
-
-  state_.fetch_and(~kOpen);
-  const auto finished = [this] { return (state_.load() & kInside) == 0; };
+  work(0, loop, count);
+  const auto finished = [&] {
+    size_t done = 0;
+    for (const Report& report : reports_)
+      if (const uint64_t word = report.done.load(); loopOf(word) == loop) done += numberOf(word);
+    return done == count;
+  };
   if (!spinUntil(finished)) {
     std::unique_lock lock(sleep_);
     callerSleeps_.store(true);
@@ -93,58 +107,76 @@ void ThreadPool::parallelFor(size_t count, const Body& body) {
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
-void ThreadPool::work(const Body& body, int thread) {
+// The next index of a thread's share. Who comes first opens the share, so that the caller need not write one
+// for every thread. A share that is in a later loop tells a worker that its own is over.
+bool ThreadPool::take(size_t thread, uint64_t loop, size_t count, size_t& index) {
+  Tagged& next = shares_[thread].next;
+  uint64_t word = next.load(std::memory_order_relaxed);
+  do {
+    index = loopOf(word) < loop ? firstOf(thread, count) : numberOf(word);
+    if (loopOf(word) > loop || index == firstOf(thread + 1, count)) return false;
+  } while (!next.compare_exchange_weak(word, tagged(loop, index + 1)));
+  return true;
+}
+
+size_t ThreadPool::takeRest(uint64_t loop, size_t count) {
+  size_t taken = 0;
+  for (size_t thread = 0, index; thread < shares_.size(); ++thread)
+    while (take(thread, loop, count, index)) ++taken;
+  return taken;
+}
+
+void ThreadPool::begin(int thread, uint64_t loop, size_t index) {
+  if (!beginning_ || prepared_.load(std::memory_order_acquire) == loop) return;
+  beginning_->ahead(index);
+  if (thread == 0) {
+    beginning_->prepare();
+    prepared_.store(loop, std::memory_order_release);
+  }
+  while (prepared_.load(std::memory_order_acquire) != loop) relax();
+}
+
+void ThreadPool::work(int thread, uint64_t loop, size_t count) {
   const ThreadPool* outerPool = std::exchange(currentPool, this);
   const int outerThread = std::exchange(currentThread, thread);
-  try {
-    for (size_t other = 0; other < shares_.size(); ++other) {
-      Share& share = shares_[(size_t(thread) + other) % shares_.size()];
-      for (size_t i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) body(i, thread);
+  if (thread == 0) begin(0, loop, 0);  // even if others take all indices
+  size_t done = 0;
+  for (size_t k = 0; k < shares_.size(); ++k) {
+    const size_t share = (size_t(thread) + k) % shares_.size(), before = done;
+    for (size_t i; take(share, loop, count, i); ++done) {
+      try {
+        begin(thread, loop, i);
+        body_(i, thread);
+      } catch (...) {
+        done += takeRest(loop, count);
+        std::lock_guard lock(sleep_);
+        if (!failure_) failure_ = std::current_exception();
+      }
     }
-  } catch (...) {
-    for (Share& share : shares_) share.next.store(share.end, std::memory_order_relaxed);
-    std::lock_guard lock(sleep_);
-    if (!failure_) failure_ = std::current_exception();
+    if (done == before) continue;
+    reports_[size_t(thread)].done.store(tagged(loop, done));
+    if (callerSleeps_.load()) {
+      { std::lock_guard lock(sleep_); }
+      done_.notify_one();
+    }
   }
   currentPool = outerPool;
   currentThread = outerThread;
 }
 
-// True when there is an open loop that this worker has not seen, and the worker is now inside it.
-bool ThreadPool::enter(uint64_t& seen) {
-  uint64_t state = state_.load();
-  while (state / kLoop != seen) {
-    if (!(state & kOpen)) return false;
-    if (state_.compare_exchange_weak(state, state + 1)) {
-      seen = state / kLoop;
-      return true;
-    }
-  }
-  return false;
-}
-
-void ThreadPool::leave() {
-  const uint64_t state = state_.fetch_sub(1) - 1;
-  if ((state & (kOpen | kInside)) == 0 && callerSleeps_.load()) {
-    { std::lock_guard lock(sleep_); }
-    done_.notify_one();
-  }
-}
-
 void ThreadPool::run(int thread) {
-  uint64_t seen = 0;
-  for (;;) {
-    bool inside = false;
-    const auto ready = [&] { return (inside = enter(seen)) || stop_.load(); };
+  for (uint64_t last = 0;;) {
+    uint64_t open = 0;
+    const auto ready = [&] { return loopOf(open = open_.load()) != last || stop_.load(); };
     if (!spinUntil(ready)) {
       std::unique_lock lock(sleep_);
       sleepers_.fetch_add(1);
       wake_.wait(lock, ready);
       sleepers_.fetch_sub(1);
     }
-    if (!inside) return;
-    work(*body_, thread);
-    leave();
+    if (loopOf(open) == last) return;
+    last = loopOf(open);
+    work(thread, last, numberOf(open));
   }
 }
 

@@ -6,38 +6,36 @@
 
 namespace slim {
 
-void PackedActivations::prepare(ThreadPool& pool, size_t tokens, const float* x, size_t xStride,
-                                const Segments& cut) {
+void PackedActivations::reserve(size_t tokens, const Segments& cut) {
   tokens_ = tokens;
   cut_ = cut;
   panels_ = (tokens + kPanelTokens - 1) / kPanelTokens;
-  const size_t segments = cut.count(), columns = cut.paddedCols();
-  int8_t* values = reinterpret_cast<int8_t*>(values_.reserve(tokens * columns / sizeof(float)));
-  float* scales = scales_.reserve(tokens * segments * 2);
+  values_.reserve(tokens * cut.paddedCols() / sizeof(float));
+  scales_.reserve(tokens * cut.count() * 2);
+}
+
+void PackedActivations::round(size_t index, const float* x, size_t xStride) {
+  const Panel panel = this->panel(index);
+  const size_t width = panel.tokens, segments = cut_.count();
+  int8_t* const values = reinterpret_cast<int8_t*>(values_.data()) + panel.firstToken * cut_.paddedCols();
+  float* const scales = scales_.data() + panel.firstToken * segments * 2;
+  float* const sums = scales + width * segments;
   const PackedKernels& kernels = activePackedKernels();
-  pool.parallelFor(panels_, [&](size_t index, int) {
-    const Panel panel = this->panel(index);
-    const size_t width = panel.tokens;
-    int8_t* const panelValues = values + panel.firstToken * columns;
-    float* const panelScales = scales + panel.firstToken * segments * 2;
-    float* const panelSums = panelScales + width * segments;
-    for (size_t s = 0; s < segments; ++s) {
-      const size_t begin = cut.begin(s), count = cut.width(s), quads = Segments::padded(count) / 4;
-      int8_t* const out = panelValues + cut.paddedBegin(s) * width;
-      for (size_t t = 0; t < width; ++t) {
-        const float* row = x + (panel.firstToken + t) * xStride + begin;
-        float &scale = panelScales[s * width + t], &sum = panelSums[s * width + t];
-        if (width == 1) {  // the quads lie side by side
-          kernels.quantize(row, count, out, scale, sum);
-          continue;
-        }
-        alignas(64) int8_t q[Segments::kMost];
-        kernels.quantize(row, count, q, scale, sum);
-        for (size_t quad = 0; quad < quads; ++quad)
-          std::memcpy(out + (quad * width + t) * 4, q + quad * 4, 4);
+  for (size_t s = 0; s < segments; ++s) {
+    const size_t begin = cut_.begin(s), count = cut_.width(s), quads = Segments::padded(count) / 4;
+    int8_t* const out = values + cut_.paddedBegin(s) * width;
+    for (size_t t = 0; t < width; ++t) {
+      const float* row = x + (panel.firstToken + t) * xStride + begin;
+      float &scale = scales[s * width + t], &sum = sums[s * width + t];
+      if (width == 1) {  // the quads lie side by side
+        kernels.quantize(row, count, out, scale, sum);
+        continue;
       }
+      alignas(64) int8_t q[Segments::kMost];
+      kernels.quantize(row, count, q, scale, sum);
+      for (size_t quad = 0; quad < quads; ++quad) std::memcpy(out + (quad * width + t) * 4, q + quad * 4, 4);
     }
-  });
+  }
 }
 
 PackedActivations::Panel PackedActivations::panel(size_t index) const {

@@ -3,7 +3,6 @@
 #pragma once
 #include <cstdint>
 
-#include "core/thread_pool.h"
 #include "cpu/segments.h"
 #include "decoder/float_buffer.h"
 
@@ -25,8 +24,10 @@ class PackedActivations {
     const float* sums;  // of q, over a segment
   };
 
-  /// x [tokens, cols], row stride xStride. What was there before is replaced; memory grows only.
-  void prepare(ThreadPool& pool, size_t tokens, const float* x, size_t xStride, const Segments& cut);
+  /// Room for so many tokens; memory grows only.
+  void reserve(size_t tokens, const Segments& cut);
+  /// The tokens of a panel, of x [tokens, cols], row stride xStride.
+  void round(size_t panel, const float* x, size_t xStride);
 
   size_t tokens() const { return tokens_; }
   const Segments& cut() const { return cut_; }

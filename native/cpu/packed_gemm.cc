@@ -1,7 +1,6 @@
 #include "cpu/packed_gemm.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "cpu/features.h"
 #include "cpu/packed_kernels.h"
@@ -20,8 +19,10 @@ const PackedKernels& activePackedKernels() {
   return kPackedPortable;
 }
 
-void multiplyPacked(ThreadPool& pool, const PackedActivations& x, std::span<const PackedProduct> products) {
-  if (x.tokens() == 0) return;
+void multiplyPacked(ThreadPool& pool, size_t tokens, const float* x, size_t xStride,
+                    std::span<const PackedProduct> products, PackedActivations& activations) {
+  if (tokens == 0) return;
+  activations.reserve(tokens, products[0].matrix->cut());
   // A task is a run of tiles that lie side by side: long enough for the hardware prefetcher, short enough
   // that a thread which is held up by another process leaves its share to the others.
   constexpr size_t kLeastBytes = 8 << 10, kMostBytes = 1 << 20, kTasksPerThread = 8;
@@ -31,19 +32,42 @@ void multiplyPacked(ThreadPool& pool, const PackedActivations& x, std::span<cons
       std::clamp(bytes / (size_t(pool.threads()) * kTasksPerThread), kLeastBytes, kMostBytes);
   struct Task {
     const PackedProduct* product;
-    size_t first, count;
+    size_t first, count;  // of tiles
   };
-  std::vector<Task> tasks;
-  for (const PackedProduct& product : products) {
-    const size_t tiles = product.matrix->tiles(),
-                 count = std::max<size_t>(1, taskBytes / product.matrix->tileBytes());
-    for (size_t first = 0; first < tiles; first += count)
-      tasks.push_back({&product, first, std::min(count, tiles - first)});
-  }
+  const auto tilesOfTask = [&](const PackedProduct& product) {
+    return std::max<size_t>(1, taskBytes / product.matrix->tileBytes());
+  };
+  const auto task = [&](size_t index) -> Task {
+    for (const PackedProduct* product = products.data();; ++product) {
+      const size_t tiles = product->matrix->tiles(), most = tilesOfTask(*product);
+      const size_t tasks = (tiles + most - 1) / most, first = index * most;
+      if (index < tasks) return {product, first, std::min(most, tiles - first)};
+      index -= tasks;
+    }
+  };
+  size_t tasks = 0;
+  for (const PackedProduct& product : products)
+    tasks += (product.matrix->tiles() + tilesOfTask(product) - 1) / tilesOfTask(product);
   const PackedKernels& kernels = activePackedKernels();
-  pool.parallelFor(tasks.size(), [&](size_t i, int) {
-    kernels.multiply(*tasks[i].product, x, tasks[i].first, tasks[i].count);
-  });
+  const auto multiply = [&](size_t i, int) {
+    const Task t = task(i);
+    kernels.multiply(*t.product, activations, t.first, t.count);
+  };
+  const auto round = [&](size_t panel, int) { activations.round(panel, x, xStride); };
+  if (activations.panels() > 1) {
+    pool.parallelFor(activations.panels(), round);
+    pool.parallelFor(tasks, multiply);
+    return;
+  }
+  // One loop for both: the first weights are on their way from memory while the few tokens are rounded.
+  const auto ahead = [&](size_t i) {
+    const Task t = task(i);
+    const uint8_t* weights = t.product->matrix->tile(t.first);
+    for (size_t at = 0; at < InterleavedMatrix::kPrefetchBytes; at += 64) __builtin_prefetch(weights + at);
+  };
+  const auto roundAll = [&] { round(0, 0); };
+  const ThreadPool::Beginning beginning{ahead, roundAll};
+  pool.parallelFor(tasks, multiply, &beginning);
 }
 
 }  // namespace slim

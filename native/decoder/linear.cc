@@ -66,7 +66,6 @@ void multiplySplit(ThreadPool& pool, size_t tokens, const float* x, size_t xStri
                    std::vector<PackedProduct> products, IntegerInput& int8) {
   float* parts = int8.parts.reserve(2 * tokens * cut.cols);
   splitInput(pool, tokens, x, xStride, cut, parts);
-  int8.activations.prepare(pool, 2 * tokens, parts, cut.cols, cut);
   size_t width = 0;
   for (const PackedProduct& product : products) width += product.matrix->rows();
   float* sums = int8.products.reserve(2 * tokens * width);
@@ -76,7 +75,7 @@ void multiplySplit(ThreadPool& pool, size_t tokens, const float* x, size_t xStri
     halves.push_back({product.matrix, sums + at, width});
     at += product.matrix->rows();
   }
-  multiplyPacked(pool, int8.activations, halves);
+  multiplyPacked(pool, 2 * tokens, parts, cut.cols, halves, int8.activations);
   constexpr size_t kRows = 4096;
   const size_t chunks = (width + kRows - 1) / kRows;
   pool.parallelFor(tokens * chunks, [&](size_t task, int) {
@@ -124,8 +123,7 @@ void applyLinears(ThreadPool& pool, size_t tokens, const float* x, size_t xStrid
       multiplySplit(pool, tokens, x, xStride, cut, std::move(products), *int8);
       continue;
     }
-    int8->activations.prepare(pool, tokens, x, xStride, cut);
-    multiplyPacked(pool, int8->activations, products);
+    multiplyPacked(pool, tokens, x, xStride, products, int8->activations);
   }
 }
 

@@ -159,9 +159,13 @@ void check(const Problem& p, const std::vector<Named>& named, ThreadPool& pool,
   const std::string best = instructionSetName(supportedInstructionSets().back());
   PackedActivations activations, portable;
   if (!setInstructionSet("portable").ok()) return fail(p, "no portable set");
-  portable.prepare(pool, p.tokens, x.data(), p.cols, cut);
+  const auto round = [&](PackedActivations& into) {
+    into.reserve(p.tokens, cut);
+    for (size_t panel = 0; panel < into.panels(); ++panel) into.round(panel, x.data(), p.cols);
+  };
+  round(portable);
   if (!setInstructionSet(best).ok()) return fail(p, "no set " + best);
-  activations.prepare(pool, p.tokens, x.data(), p.cols, cut);
+  round(activations);
   if (!sameInputs(activations, portable)) return fail(p, "int8 inputs differ from the portable ones");
 
   // One float more a row than there are outputs: it must stay as it is.
@@ -174,7 +178,7 @@ void check(const Problem& p, const std::vector<Named>& named, ThreadPool& pool,
   std::vector<float> oracle, together;
   kPackedPortable.multiply(product(oracle), activations, 0, interleaved->tiles());
   const PackedProduct all[] = {product(together)};
-  multiplyPacked(pool, activations, all);
+  multiplyPacked(pool, p.tokens, x.data(), p.cols, all, activations);
   std::vector<std::vector<float>> outputs(named.size());
   for (size_t k = 0; k < named.size(); ++k)
     named[k].kernels->multiply(product(outputs[k]), activations, 0, interleaved->tiles());
