@@ -11,6 +11,7 @@
 // of the bytes: byte 4·r + j has columns 4·quad + j of row r. One shift and one mask give the operand of
 // vpdpbusd.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -60,6 +61,15 @@ class InterleavedMatrix {
   size_t bytes() const { return tiles() * tileBytes_; }
   /// On a cache line. Rows past the matrix have zero scales.
   const uint8_t* tile(size_t index) const { return data_.get() + index * tileBytes_; }
+  /// Asks for what a kernel reads first that begins with this tile.
+  void prefetch(size_t tile) const {
+    const auto ask = [](const void* from, size_t bytes) {
+      for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const uint8_t*>(from) + at);
+    };
+    ask(runs_.data(), runs_.size() * sizeof(Run));
+    ask(segments_.data(), std::min(segments_.size() * sizeof(Segment), kPrefetchBytes));
+    ask(this->tile(tile), kPrefetchBytes);
+  }
   const std::vector<Segment>& segments() const { return segments_; }
   const std::vector<Run>& runs() const { return runs_; }
 

@@ -62,8 +62,7 @@ void multiplyPacked(ThreadPool& pool, size_t tokens, const float* x, size_t xStr
   // One loop for both: the first weights are on their way from memory while the few tokens are rounded.
   const auto ahead = [&](size_t i) {
     const Task t = task(i);
-    const uint8_t* weights = t.product->matrix->tile(t.first);
-    for (size_t at = 0; at < InterleavedMatrix::kPrefetchBytes; at += 64) __builtin_prefetch(weights + at);
+    t.product->matrix->prefetch(t.first);
   };
   const auto roundAll = [&] { round(0, 0); };
   const ThreadPool::Beginning beginning{ahead, roundAll};
