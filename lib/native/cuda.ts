@@ -1,6 +1,7 @@
 /** The addon's declarations of CUDA: the driver, a device, and what lies on it. */
 import type { SlimError } from '../errors.js'
 import type {
+  BlockGradients,
   CalibrationBlock,
   GemmCase,
   ModelParts,
@@ -12,6 +13,7 @@ import type {
   NativePackedMatrix,
   NativeTensor,
   Quantizer,
+  TapName,
 } from './addon.js'
 
 export interface CudaDeviceFacts {
@@ -127,7 +129,21 @@ export interface NativeCudaStates {
 }
 
 /** A decoder block over calibration windows on a device, whose Hessians are the device's. */
-export type NativeCudaCalibrationBlock = CalibrationBlock<NativeCudaStates>
+export interface NativeCudaCalibrationBlock extends CalibrationBlock<NativeCudaStates> {
+  /** As NativeDecoderBlock.backward, but for gradients by weights: `weightGradients` is empty. */
+  backward(
+    inputs: NativeCudaStates,
+    gradients: NativeCudaStates,
+    options: {
+      sequenceLength: number
+      taps?: Partial<Record<TapName, NativeHessian>>
+      fisher?: boolean
+      /** Internal to tests: how many tokens of whole windows go through the block at once. */
+      tileTokens?: number
+    },
+    threads: number,
+  ): NativeJob<BlockGradients>
+}
 
 /**
  * Internal to benchmarks: one piece of work, recorded as a graph and timed again and again by the driver's events.
