@@ -222,6 +222,8 @@ export interface CalibrationBlock<Rows> {
       fisher?: boolean
       /** On the CPU alone. */
       weightGradients?: boolean
+      /** Internal to tests, of a device: how many tokens of whole windows go through the block at once. */
+      tileTokens?: number
     },
     threads: number,
   ): NativeJob<BlockGradients>

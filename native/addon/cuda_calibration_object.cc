@@ -172,6 +172,7 @@ Napi::Function CudaCalibrationBlockObject::define(Napi::Env env) {
   return DefineClass(env, "CudaCalibrationBlock",
                      {instanceMethod<&CudaCalibrationBlockObject::forward>("forward"),
                       instanceMethod<&CudaCalibrationBlockObject::stage>("stage"),
+                      instanceMethod<&CudaCalibrationBlockObject::backward>("backward"),
                       instanceMethod<&CudaCalibrationBlockObject::dispose>("dispose")});
 }
 
@@ -231,6 +232,35 @@ Napi::Value CudaCalibrationBlockObject::stage(const Napi::CallbackInfo& info) {
         return block->runStage(stage, pass, windows, tap, *pool, cancelled);
       },
       [](Napi::Env e) { return e.Undefined(); });
+}
+
+// backward(inputs, gradients, { sequenceLength, taps?, fisher?, tileTokens? }, threads):
+// NativeJob<BlockGradients>
+Napi::Value CudaCalibrationBlockObject::backward(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  auto block = this->block(info);
+  const size_t hidden = block->spec().hiddenSize;
+  auto inputs = asStates(info[0], "inputs", block->device(), 0, hidden);
+  auto gradients = asStates(info[1], "gradients", block->device(), inputs->tokens(), hidden);
+  if (inputs == gradients) throwInvalid(env, "gradients", "other states than inputs", info[1]);
+  const auto options = asObject(info[2], "options");
+  const cuda::CalibrationWindows windows = asWindows(options);
+  auto taps = asDeviceTaps(options.Get("taps"), *block);
+  if (const Napi::Value given = options.Get("weightGradients");
+      !isMissing(given) && asBoolean(given, "weightGradients"))
+    throw toError(env, Status::invalidArgument("weightGradients", "none on a device", "true",
+                                               "Call backward of the block itself, which runs on the CPU"));
+  auto fisher = std::make_shared<cuda::DeviceFisherSums>(inputs->tokens());
+  const Napi::Value given = options.Get("fisher");
+  const bool wanted = !isMissing(given) && asBoolean(given, "fisher");
+  auto pool = asThreads(info[3]);
+  return startJob(
+      env,
+      [=](const CancelFlag& cancelled) {
+        return block->backward(*inputs, *gradients, windows, taps.get(), wanted ? fisher.get() : nullptr,
+                               *pool, cancelled);
+      },
+      [=](Napi::Env e) { return toBlockGradients(e, fisher->rows(), fisher->tokenPowers()); });
 }
 
 Napi::Value CudaCalibrationBlockObject::dispose(const Napi::CallbackInfo& info) {

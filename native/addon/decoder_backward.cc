@@ -42,6 +42,17 @@ Status toTensors(const WeightGradients& gradients, std::map<std::string, TensorP
 
 }  // namespace
 
+Napi::Object toBlockGradients(Napi::Env env, const std::map<std::string, std::vector<double>>& fisher,
+                              const std::map<std::string, std::vector<float>>& tokenPowers,
+                              const std::map<std::string, TensorPtr>& weightGradients) {
+  auto object = Napi::Object::New(env), weights = Napi::Object::New(env);
+  object.Set("fisher", toArrays<Napi::Float64Array>(env, fisher));
+  object.Set("tokenPowers", toArrays<Napi::Float32Array>(env, tokenPowers));
+  for (const auto& [role, tensor] : weightGradients) weights.Set(role, TensorObject::wrap(env, tensor));
+  object.Set("weightGradients", weights);
+  return object;
+}
+
 // backward(inputs, gradients, { sequenceLength, taps?, fisher?, weightGradients? }, threads):
 // NativeJob<BlockGradients>
 Napi::Value DecoderBlockObject::backward(const Napi::CallbackInfo& info) {
@@ -75,14 +86,8 @@ Napi::Value DecoderBlockObject::backward(const Napi::CallbackInfo& info) {
         return result->weights ? toTensors(*result->weights, result->weightTensors) : Status::success();
       },
       [=](Napi::Env e) {
-        auto object = Napi::Object::New(e), weights = Napi::Object::New(e);
         const FisherSums none(0), &fisher = result->fisher ? *result->fisher : none;
-        object.Set("fisher", toArrays<Napi::Float64Array>(e, fisher.rows()));
-        object.Set("tokenPowers", toArrays<Napi::Float32Array>(e, fisher.tokenPowers()));
-        for (const auto& [role, tensor] : result->weightTensors)
-          weights.Set(role, TensorObject::wrap(e, tensor));
-        object.Set("weightGradients", weights);
-        return object;
+        return toBlockGradients(e, fisher.rows(), fisher.tokenPowers(), result->weightTensors);
       });
 }
 

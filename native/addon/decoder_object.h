@@ -84,6 +84,11 @@ class DecoderModelObject : public NativeObject<DecoderModelObject> {
 ModelParts asOuterParts(const Napi::Object& object);  // decoder_model_object.cc
 /// The argument of forward and backward: Hessians of the block's taps, or null.
 std::shared_ptr<BlockTaps> asTaps(const Napi::Value& value, const DecoderBlock& block);
+/// BlockGradients of sums by role, powers by tap and ∂L/∂W by role.
+Napi::Object toBlockGradients(
+    Napi::Env env, const std::map<std::string, std::vector<double>>& fisher,
+    const std::map<std::string, std::vector<float>>& tokenPowers,
+    const std::map<std::string, TensorPtr>& weightGradients = {});              // decoder_backward.cc
 std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name);  // decoder_model_object.cc
 NormSpec asNormSpec(const Napi::Value& value, const std::string& name);
 /// HeadOptions of lib/native/addon.ts.

@@ -1,6 +1,7 @@
 // All kernels: one translation unit, compiled to one kernels.fatbin by scripts/build-cuda.mjs.
 #include "cuda/kernels/activations.cuh"
 #include "cuda/kernels/attention.cuh"
+#include "cuda/kernels/backward.cuh"
 #include "cuda/kernels/bias.cuh"
 #include "cuda/kernels/bit_allocation.cuh"
 #include "cuda/kernels/cholesky.cuh"
