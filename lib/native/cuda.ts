@@ -59,7 +59,13 @@ export interface NativeCudaDevice {
   /** ‖(W − Q) X‖ / ‖W X‖ of weights [rows, cols] through H [cols, cols]. */
   relativeOutputError(weight: NativeTensor, quantized: NativeTensor, hessian: NativeTensor): NativeJob<number>
   /** Internal to tests and benchmarks: the float32 product of host tensors with all its options, into c. */
-  multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
+  multiply(
+    c: NativeTensor,
+    options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'> & {
+      /** Of this many products, whose operands and results lie one below the other. */
+      batch?: number
+    },
+  ): NativeJob<void>
   /**
    * A copy of a tensor [tokens, width] float32, or zeros, for calibration: on the device if it leaves half of the
    * device's memory free, else on the host, in a file of the spill directory if one is given.
@@ -138,7 +144,7 @@ export interface NativeCudaCalibrationBlock extends CalibrationBlock<NativeCudaS
       sequenceLength: number
       taps?: Partial<Record<TapName, NativeHessian>>
       fisher?: boolean
-      /** Internal to tests: how many tokens of whole windows go through the block at once. */
+      /** Internal to tests: how many tokens of whole windows, and queries of one, go through the block at once. */
       tileTokens?: number
     },
     threads: number,

@@ -11,15 +11,16 @@ import {
   run,
   type TapName,
 } from '../../lib/native/addon.js'
-import { type EmulatedDevice, hasEmulator, openEmulated } from '../support/cuda.js'
+import { type EmulatedDevice, hasEmulator, onGpu, openEmulated } from '../support/cuda.js'
 import { FAMILIES, largestDifference, loadFixture, randomTensor } from '../support/decoder.js'
 import { copyOf } from '../support/gradients.js'
-import { INNER, randomBlock, specs } from '../support/random_block.js'
+import { INNER, randomBlock, randomBlockOf, specs } from '../support/random_block.js'
 
 const skip = !hasEmulator()
 const emulated: EmulatedDevice | null = skip ? null : openEmulated()
 afterAll(() => emulated?.close())
 
+const KERNELS = ['normRowsBackward', 'activateRowsBackward', 'prepareHeadsBackward', 'softmaxBackward']
 const TAPS = ['qkv', 'o', 'gateUp', 'down'] as const
 
 /** Largest differences as a share of the largest expected value. Measured: up to 1.5e-6. */
@@ -218,21 +219,49 @@ describe.skipIf(skip)('a backward pass on the device', () => {
     for (const handle of [inputs!, gradients!, deviceBlock]) handle.dispose()
   })
 
+  it.skipIf(onGpu)('meets no bank of shared memory twice, and reads whole sectors', async () => {
+    const headDim = 64
+    const frequencies = Float32Array.from({ length: headDim / 2 }, (_, i) => 10 ** (-i / 8))
+    const { spec, weights } = randomBlockOf(
+      {
+        spec: {
+          hiddenSize: 64,
+          heads: 2,
+          kvHeads: 2,
+          headDim,
+          rotary: { dim: headDim, inverseFrequencies: frequencies, scale: 1 },
+        },
+        norms: ['q', 'k'],
+      },
+      64,
+    )
+    const wide = new (addon().DecoderBlock)(spec, weights)
+    emulated!.launches()
+    expectClose(await differences(wide, spec, 64, { windows: 1, length: 40 }))
+    const launches = emulated!.launches()
+    for (const kernel of KERNELS) {
+      const own = launches.filter((launch) => launch.kernel === kernel)
+      expect(own.length, kernel).toBeGreaterThan(0)
+      for (const launch of own) {
+        expect(launch.sharedWavefronts, kernel).toBe(launch.minimumWavefronts)
+        expect(launch.sectors, kernel).toBe(launch.minimumSectors)
+      }
+    }
+  })
+
   it('names bad input, and ends when it is cancelled or disposed', async () => {
     const { device } = emulated!
     const deviceBlock = await run(device.calibrationBlock(block, 1))
+    const zeros = (tokens: number, width: number) => device.states({ tokens, width })
     const made = [
-      [6, 20],
-      [6, 20],
-      [6, 19],
-      [5, 20],
-    ].map(([tokens, width]) => device.states({ tokens: tokens!, width: width! }))
-    const [x, dx, narrow, short] = made as [
-      (typeof made)[0],
-      (typeof made)[0],
-      (typeof made)[0],
-      (typeof made)[0],
-    ]
+      zeros(6, 20),
+      zeros(6, 20),
+      zeros(6, 19),
+      zeros(5, 20),
+      zeros(400, 20),
+      zeros(400, 20),
+    ] as const
+    const [x, dx, narrow, short, many, back] = made
     const options = { sequenceLength: 6 }
     expect(() => deviceBlock.backward(narrow, dx, options, 1)).toThrow(/\[tokens, 20\] for inputs/)
     expect(() => deviceBlock.backward(x, narrow, options, 1)).toThrow(/\[6, 20\] for gradients/)
@@ -243,7 +272,7 @@ describe.skipIf(skip)('a backward pass on the device', () => {
     expect(() => deviceBlock.backward(x, dx, byWeights, 1)).toThrow(/none on a device for weightGradients/)
     const uneven = deviceBlock.backward(x, dx, { sequenceLength: 4 }, 1)
     await expect(run(uneven)).rejects.toThrow(/divisor of the 6 tokens for sequenceLength/)
-    const job = deviceBlock.backward(x, dx, options, 1)
+    const job = deviceBlock.backward(many, back, { sequenceLength: 4, tileTokens: 4 }, 1)
     job.cancel()
     await expect(run(job)).rejects.toMatchObject({ code: 'SLIM_ABORTED' })
     deviceBlock.dispose()
