@@ -222,7 +222,7 @@ export interface CalibrationBlock<Rows> {
       fisher?: boolean
       /** On the CPU alone. */
       weightGradients?: boolean
-      /** Internal to tests, of a device: how many tokens of whole windows go through the block at once. */
+      /** Internal to tests, of a device: how many tokens of whole windows, or queries of one, go at once. */
       tileTokens?: number
     },
     threads: number,

@@ -59,7 +59,13 @@ export interface NativeCudaDevice {
   /** ‖(W − Q) X‖ / ‖W X‖ of weights [rows, cols] through H [cols, cols]. */
   relativeOutputError(weight: NativeTensor, quantized: NativeTensor, hessian: NativeTensor): NativeJob<number>
   /** Internal to tests and benchmarks: the float32 product of host tensors with all its options, into c. */
-  multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
+  multiply(
+    c: NativeTensor,
+    options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'> & {
+      /** Of this many products, whose operands and results lie one below the other. */
+      batch?: number
+    },
+  ): NativeJob<void>
   /**
    * The values of a tensor [tokens, width] float32, a copy of other states, or zeros, for calibration: on the device if
    * that leaves half of its memory free, else on the host. A tensor is shared there, so nobody else writes to it any

@@ -209,11 +209,11 @@ Status DeviceBlock::backwardQueries(const BackwardTile& tile, size_t firstRow, s
   const DeviceBuffer<float>&qkv = tile.pass.qkv, &gradients = values.qkvGradients;
   const DeviceAddress scores = values.scores.address(), scoreGradients = values.scoreGradients.address(),
                       out = at(tile.pass.attended, outAt), outGradients = at(values.attendedGradients, outAt);
-  const auto batch = [&](size_t a, size_t b, size_t c) {
-    return MultiplyOptions{.batch = {spec_.kvHeads, a, b, c}};
-  };
-  const auto adding = [&](size_t a, size_t b, size_t c) {
-    return MultiplyOptions{.accumulate = true, .batch = {spec_.kvHeads, a, b, c}};
+  const auto batch = [&](size_t aApart, size_t bApart, size_t cApart, bool accumulate = false) {
+    MultiplyOptions options;
+    options.accumulate = accumulate;
+    options.batch = {spec_.kvHeads, aApart, bApart, cApart};
+    return options;
   };
   using Operand = DeviceOperand;
 
@@ -247,10 +247,10 @@ Status DeviceBlock::backwardQueries(const BackwardTile& tile, size_t firstRow, s
                                 batch(scoresApart, keysApart, queriesApart)));
   SLIM_RETURN_IF_ERROR(multiply(device, keys, dim, queries, Operand::columnMajor(scoreGradients, stride),
                                 Operand::columnMajor(at(qkv, queryAt), width), at(gradients, keyAt), width,
-                                adding(scoresApart, queriesApart, keysApart)));
+                                batch(scoresApart, queriesApart, keysApart, true)));
   return multiply(device, keys, dim, queries, Operand::columnMajor(scores, stride),
                   Operand::columnMajor(outGradients, outWidth), at(gradients, valueAt), width,
-                  adding(scoresApart, outApart, keysApart));
+                  batch(scoresApart, outApart, keysApart, true));
 }
 
 }  // namespace slim::cuda

@@ -11,15 +11,16 @@ import {
   run,
   type TapName,
 } from '../../lib/native/addon.js'
-import { type EmulatedDevice, hasEmulator, openEmulated } from '../support/cuda.js'
+import { type EmulatedDevice, hasEmulator, onGpu, openEmulated } from '../support/cuda.js'
 import { FAMILIES, largestDifference, loadFixture, randomTensor } from '../support/decoder.js'
 import { copyOf } from '../support/gradients.js'
-import { INNER, randomBlock, specs } from '../support/random_block.js'
+import { INNER, randomBlock, randomBlockOf, specs } from '../support/random_block.js'
 
 const skip = !hasEmulator()
 const emulated: EmulatedDevice | null = skip ? null : openEmulated()
 afterAll(() => emulated?.close())
 
+const KERNELS = ['normRowsBackward', 'activateRowsBackward', 'prepareHeadsBackward', 'softmaxBackward']
 const TAPS = ['qkv', 'o', 'gateUp', 'down'] as const
 
 /** Largest differences as a share of the largest expected value. Measured: up to 1.5e-6. */
@@ -217,6 +218,36 @@ describe.skipIf(skip)('a backward pass on the device', () => {
     const found = await run(deviceBlock.backward(inputs, gradients, { sequenceLength: 6 }, 1))
     expect(found).toEqual({ fisher: {}, tokenPowers: {}, weightGradients: {} })
     for (const handle of [inputs, gradients, deviceBlock]) handle.dispose()
+  })
+
+  it.skipIf(onGpu)('meets no bank of shared memory twice, and reads whole sectors', async () => {
+    const headDim = 64
+    const frequencies = Float32Array.from({ length: headDim / 2 }, (_, i) => 10 ** (-i / 8))
+    const { spec, weights } = randomBlockOf(
+      {
+        spec: {
+          hiddenSize: 64,
+          heads: 2,
+          kvHeads: 2,
+          headDim,
+          rotary: { dim: headDim, inverseFrequencies: frequencies, scale: 1 },
+        },
+        norms: ['q', 'k'],
+      },
+      64,
+    )
+    const wide = new (addon().DecoderBlock)(spec, weights)
+    emulated!.launches()
+    expectClose(await differences(wide, spec, 64, { windows: 1, length: 40 }))
+    const launches = emulated!.launches()
+    for (const kernel of KERNELS) {
+      const own = launches.filter((launch) => launch.kernel === kernel)
+      expect(own.length, kernel).toBeGreaterThan(0)
+      for (const launch of own) {
+        expect(launch.sharedWavefronts, kernel).toBe(launch.minimumWavefronts)
+        expect(launch.sectors, kernel).toBe(launch.minimumSectors)
+      }
+    }
   })
 
   it('names bad input, and ends when it is cancelled or disposed', async () => {
