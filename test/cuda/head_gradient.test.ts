@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { addon, type HeadGradient, type HeadOptions, type NativeTensor, run } from '../../lib/native/addon.js'
-import { hasEmulator, openEmulated } from '../support/cuda.js'
+import { hasEmulator, onGpu, openEmulated } from '../support/cuda.js'
 import { largestDifference, randomTensor } from '../support/decoder.js'
 import { randomParts, tensorsOf } from '../support/packed.js'
 
@@ -97,12 +97,16 @@ describe.skipIf(skip)('headGradient on the emulated device', () => {
     const same = Float32Array.from({ length: tokens * hidden }, (_, i) => row[i % hidden]!)
     const states = native.tensorFrom(same, 'F32', [tokens, hidden])
     const options = { ...plain, sequenceLength: tokens, seed: 1 }
+    emulated!.launches()
     const [found, expected] = [
       await onDevice(states, options),
       await run(native.headGradient(states, options, 2)),
     ]
     expectSame(found, expected)
     expect(new Set(found.labels).size).toBeGreaterThan(10)
+    const launches = emulated!.launches().filter(({ kernel }) => kernel === 'differentiateLikelihoods')
+    expect(launches.length).toBe(onGpu ? 0 : 2)
+    for (const launch of launches) expect(launch.sharedWavefronts).toBe(launch.minimumWavefronts)
   })
 
   it('gives the same bytes twice, wherever the states lie, and its memory back', async () => {

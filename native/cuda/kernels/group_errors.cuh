@@ -10,7 +10,7 @@ extern "C" __global__ void __launch_bounds__(32 * slim::cuda::kQuantizedRows, 3)
   using namespace slim::cuda;
   constexpr int kWarps = kQuantizedRows;
   __shared__ __align__(16) float weights[kWarps][kMostGroupColumns], costs[kMostGroupColumns];
-  __shared__ double rows[kMostBits][kWarps];
+  __shared__ double rows[kMostBits][kWarps + 1];  // widths in different banks
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t begin = blockIdx.x * a.groupSize, row = blockIdx.y * kWarps + warp;
   const int width = int(min(a.groupSize, a.cols - begin)), mostBits = int(a.mostBits);
