@@ -120,11 +120,15 @@ async function runQuantize(model: string, flags: Flags, { output, signal }: Cont
       )
     throw error
   })
+  const { peakDeviceBytes } = report
   const damping = Math.max(...report.layers.map((layer) => layer.damping ?? 0))
   output.result(resultFields(report), [
     `${report.output}: ${report.storedBitsPerWeight.toFixed(3)} stored bits a weight, ` +
       `${bytes(report.fileBytes)}, ${duration(report.seconds.total)}` +
       (damping > DAMPING ? `, Hessians damped by at most ${damping} of their mean diagonal` : ''),
+    ...(peakDeviceBytes === null
+      ? []
+      : [`on ${report.instructionSet}, at most ${bytes(peakDeviceBytes)} of its memory`]),
   ])
 }
 

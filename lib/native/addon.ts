@@ -208,28 +208,30 @@ export interface CalibrationBlock<Rows> {
     },
     threads: number,
   ): NativeJob<void>
-  dispose(): void
-}
-
-/** One decoder block: spec and weights. The weights are shared, not copied. */
-export interface NativeDecoderBlock extends CalibrationBlock<NativeTensor> {
   /**
    * The backward pass: `inputs` [tokens, hidden] float32 are the states that entered the block, `gradients` (the same
    * shape) come as ∂L/∂output and leave as ∂L/∂inputs. Values are recomputed, some whole sequences at a time, and with
    * `taps` the inputs of the linear layers are added to the Hessians on the way.
    */
   backward(
-    inputs: NativeTensor,
-    gradients: NativeTensor,
+    inputs: Rows,
+    gradients: Rows,
     options: {
       sequenceLength: number
       taps?: Partial<Record<TapName, NativeHessian>>
       fisher?: boolean
+      /** On the CPU alone. */
       weightGradients?: boolean
+      /** Internal to tests, of a device: how many tokens of whole windows, or queries of one, go at once. */
+      tileTokens?: number
     },
     threads: number,
   ): NativeJob<BlockGradients>
+  dispose(): void
 }
+
+/** One decoder block: spec and weights. The weights are shared, not copied. */
+export type NativeDecoderBlock = CalibrationBlock<NativeTensor>
 
 export interface BlockGradients {
   /** Σ over tokens (∂L/∂y_o)² of every output of every linear layer; empty unless `fisher`. */
@@ -255,9 +257,9 @@ export interface HeadOptions {
   firstToken?: number
 }
 
-export interface HeadGradient {
+export interface HeadGradient<Rows> {
   /** ∂L/∂states [tokens, hidden], L = −Σ ln p(label) over all tokens of the sequences but their last. */
-  gradients: NativeTensor
+  gradients: Rows
   /** L, and the number of its terms. */
   nll: number
   count: number
@@ -550,7 +552,11 @@ export interface NativeAddon {
   ): NativeJob<NativeTensor>
 
   /** From the states [tokens, hidden] float32 after the last block to the gradients of the tokens' likelihoods. */
-  headGradient(states: NativeTensor, options: HeadOptions, threads: number): NativeJob<HeadGradient>
+  headGradient(
+    states: NativeTensor,
+    options: HeadOptions,
+    threads: number,
+  ): NativeJob<HeadGradient<NativeTensor>>
 
   cudaDriver(): CudaDriverFacts
   /** Throws SLIM_DEVICE_UNAVAILABLE, with the reason, without a driver, a device, or kernels that fit. */

@@ -3,6 +3,8 @@ import type { SlimError } from '../errors.js'
 import type {
   CalibrationBlock,
   GemmCase,
+  HeadGradient,
+  HeadOptions,
   ModelParts,
   NativeAddon,
   NativeDecoderBlock,
@@ -57,23 +59,38 @@ export interface NativeCudaDevice {
   /** ‖(W − Q) X‖ / ‖W X‖ of weights [rows, cols] through H [cols, cols]. */
   relativeOutputError(weight: NativeTensor, quantized: NativeTensor, hessian: NativeTensor): NativeJob<number>
   /** Internal to tests and benchmarks: the float32 product of host tensors with all its options, into c. */
-  multiply(c: NativeTensor, options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'>): NativeJob<void>
+  multiply(
+    c: NativeTensor,
+    options: Omit<GemmCase, 'reference' | 'repeats' | 'batch'> & {
+      /** Of this many products, whose operands and results lie one below the other. */
+      batch?: number
+    },
+  ): NativeJob<void>
   /**
-   * A copy of a tensor [tokens, width] float32, or zeros, for calibration: on the device if it leaves half of the
-   * device's memory free, else on the host, in a file of the spill directory if one is given.
+   * The values of a tensor [tokens, width] float32, a copy of other states, or zeros, for calibration: on the device if
+   * that leaves half of its memory free, else on the host. A tensor is shared there, so nobody else writes to it any
+   * more; others lie in a file of the spill directory if one is given.
    */
   states(
-    source: NativeTensor | { tokens: number; width: number },
+    source: NativeTensor | NativeCudaStates | { tokens: number; width: number },
     options?: {
       spillDirectory?: string | null
       /** Internal to tests: on the host, however little it is. */
       onHost?: boolean
     },
-  ): NativeCudaStates
+  ): NativeJob<NativeCudaStates>
+  /** As addon().headGradient. Labels are drawn by the same numbers. */
+  headGradient(
+    states: NativeCudaStates,
+    options: HeadOptions,
+    threads: number,
+  ): NativeJob<HeadGradient<NativeCudaStates>>
   /** The block for calibration. Its layers are copied to the device when a pass first runs them. */
   calibrationBlock(block: NativeDecoderBlock, threads: number): NativeJob<NativeCudaCalibrationBlock>
   /** As addon().quantizeLinear, with a Hessian of this device. */
   quantizeLinear: NativeAddon['quantizeLinear']
+  /** As addon().groupErrors, with a Hessian of this device and groups of up to 256 columns. */
+  groupErrors: NativeAddon['groupErrors']
   /** Internal to tests: as addon().allocateBits. */
   allocateBits: NativeAddon['allocateBits']
   /** As addon().fitGroups, for groups of up to 256 columns. */

@@ -7,7 +7,7 @@ import type { DecoderSpec } from '../architecture/spec.js'
 import type { CalibrationSamples } from '../calibration/samples.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import { SlimError } from '../errors.js'
-import { addon, type NativeTensor } from '../native/addon.js'
+import type { NativeTensor } from '../native/addon.js'
 import { forLayer, type StepContext } from './block.js'
 import { allocateBudget, type BudgetLayer, checkBudget, MOST_BITS, storedLayerBits } from './budget.js'
 import { type FisherOptions, fisherInformation } from './fisher.js'
@@ -47,7 +47,7 @@ export async function allocateByFisher(
   spec: DecoderSpec,
   samples: CalibrationSamples,
   settings: Settings,
-  { plan, threads, signal }: Pick<StepContext, 'plan' | 'threads' | 'signal'>,
+  { backend, plan, threads, signal }: Pick<StepContext, 'backend' | 'plan' | 'threads' | 'signal'>,
   walk: Pick<FisherOptions, 'spillFolder' | 'loadBlock' | 'onProgress'>,
 ): Promise<BitMap> {
   const pools = budgetPools([...plan.values()], settings)
@@ -57,6 +57,7 @@ export async function allocateByFisher(
   const errors = new Map<string, Float64Array>()
   await fisherInformation(checkpoint, spec, windows, {
     ...walk,
+    backend,
     threads,
     signal,
     hessians: { keepEvery: 0 },
@@ -64,7 +65,7 @@ export async function allocateByFisher(
       for (const { name, role, tap } of block.linears) {
         const { groupSize, skip, groupBits } = plan.get(name)!
         if (skip || groupBits) continue
-        const job = addon().groupErrors(
+        const job = backend.groupErrors(
           weights.linears[role]!.weight as NativeTensor,
           hessians[tap]!,
           fisher.get(name)!,

@@ -7,17 +7,17 @@ import type { DecoderBlockSpec, DecoderSpec } from '../architecture/spec.js'
 import type { CalibrationSamples } from '../calibration/samples.js'
 import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import {
-  addon,
   type BlockGradients,
   type BlockWeights,
+  type CalibrationBlock,
   type HeadGradient,
-  type NativeTensor,
   run,
   type TapName,
 } from '../native/addon.js'
 import { checkThreads } from '../native/device.js'
 import { Handles } from '../native/handles.js'
 import { disposeWeights, loadBlockWeights, loadMatrix, loadNorm } from '../runtime/weights.js'
+import { type Backend, type CalibrationRows, cpuBackend } from './backend.js'
 import type { Hessians } from './block.js'
 import { embedSamples, SPILL_BYTES } from './states.js'
 
@@ -45,6 +45,8 @@ export interface FisherOptions {
   onBlock?: (block: DecoderBlockSpec, weights: BlockWeights, gathered: BlockFisher) => Promise<void> | void
   /** Before every step: `done` of `of`, a block forward or back each. */
   onProgress?: (progress: { done: number; of: number }) => void
+  /** Where it is computed, by default on the CPU. */
+  backend?: Backend
   threads?: number
   signal?: AbortSignal
 }
@@ -68,6 +70,7 @@ export async function fisherInformation(
 
 class FisherWalk {
   private readonly threads: number
+  private readonly backend: Backend
 
   constructor(
     private readonly checkpoint: Checkpoint,
@@ -76,6 +79,7 @@ class FisherWalk {
     private readonly options: FisherOptions,
   ) {
     this.threads = checkThreads(options.threads)
+    this.backend = options.backend ?? cpuBackend(this.threads)
   }
 
   async run(): Promise<FisherInformation> {
@@ -84,13 +88,13 @@ class FisherWalk {
     let done = 0
     const progress = () => this.options.onProgress?.({ done: done++, of: 2 * blocks.length })
     using handles = new Handles()
-    const embedded = embedSamples(this.checkpoint, this.spec, this.samples, {
+    const embedded = await embedSamples(this.checkpoint, this.spec, this.samples, {
       spillFolder: null,
       threads: this.threads,
       signal: this.options.signal,
     })
-    const states = handles.own(await embedded)
-    const inputs: NativeTensor[] = []
+    const states = handles.own(await this.backend.rows(embedded, null))
+    const inputs: CalibrationRows[] = []
     for (const block of blocks) {
       progress()
       inputs.push(handles.own(await this.copy(states)))
@@ -121,35 +125,30 @@ class FisherWalk {
   }
 
   /** The states before a block; of all blocks together they may be larger than memory. */
-  private async copy(states: NativeTensor): Promise<NativeTensor> {
-    const bytes = states.byteLength * this.spec.blocks.length
-    const spill = bytes > SPILL_BYTES ? (this.options.spillFolder ?? null) : null
-    return await this.job(addon().convertTensor(states, 'F32', this.threads, spill))
+  private copy(states: CalibrationRows): Promise<CalibrationRows> {
+    const bytes = 4 * this.samples.ids.length * this.spec.hiddenSize * this.spec.blocks.length
+    return this.backend.copyRows(states, bytes > SPILL_BYTES ? (this.options.spillFolder ?? null) : null)
   }
 
   private async withBlock<T>(
     block: DecoderBlockSpec,
-    use: (
-      native: InstanceType<ReturnType<typeof addon>['DecoderBlock']>,
-      weights: BlockWeights,
-    ) => Promise<T>,
+    use: (native: CalibrationBlock<CalibrationRows>, weights: BlockWeights) => Promise<T>,
   ): Promise<T> {
     const weights = await (this.options.loadBlock?.(block) ?? loadBlockWeights(this.checkpoint, block))
-    const native = new (addon().DecoderBlock)(block.spec, weights)
     try {
-      return await use(native, weights)
+      using handles = new Handles()
+      return await use(handles.own(await this.backend.block(block.spec, weights)), weights)
     } finally {
-      native.dispose()
       disposeWeights(weights)
     }
   }
 
-  private async headGradient(states: NativeTensor): Promise<HeadGradient> {
+  private async headGradient(states: CalibrationRows): Promise<HeadGradient<CalibrationRows>> {
     const { ids, seqLen } = this.samples
     const { finalNorm, head, hiddenSize, vocabSize, logitSoftcap, blocks } = this.spec
     using handles = new Handles()
     const matrix = { name: head.name, rows: vocabSize, cols: hiddenSize }
-    const job = addon().headGradient(
+    const job = this.backend.headGradient(
       states,
       {
         sequenceLength: seqLen,
@@ -173,7 +172,7 @@ class FisherWalk {
     const taps: Hessians = {}
     if (hessians)
       for (const { tap, cols } of block.linears)
-        taps[tap] ??= handles.own(new (addon().Hessian)(cols, hessians.keepEvery))
+        taps[tap] ??= handles.own(this.backend.hessian(cols, hessians.keepEvery))
     return taps
   }
 

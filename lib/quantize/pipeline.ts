@@ -86,14 +86,25 @@ export async function quantize(source: string, options: QuantizeOptions): Promis
     checkAllocation(plan, settings, samples)
     await checkOutput(output, options.overwrite ?? false)
     using handles = new Handles()
-    const backend = handles.own(cuda ? cudaBackend(threads) : cpuBackend())
+    const backend = handles.own(cuda ? cudaBackend(threads) : cpuBackend(threads))
     const context = { backend, recipe: settings.recipe, plan, threads, signal: options.signal }
     return await new Quantization(checkpoint, spec, settings, samples, bitMap, context, options).run(output)
   } catch (error) {
-    throw SlimError.from(error, { file: source })
+    throw SlimError.from(cuda ? withDeviceRemedy(error) : error, { file: source })
   } finally {
     checkpoint.dispose()
   }
+}
+
+/** What to do when a GPU's memory is full. */
+function withDeviceRemedy(error: unknown): unknown {
+  if (!(error instanceof SlimError) || error.code !== 'SLIM_OUT_OF_MEMORY' || error.remedy) return error
+  return new SlimError(error.code, error.message, {
+    ...error,
+    remedy:
+      "Choose fewer or shorter calibration windows (calibration.samples, calibration.seqLen), or device 'cpu'",
+    cause: error,
+  })
 }
 
 async function drawSamples(

@@ -44,14 +44,17 @@ export async function startCalibration(
   const spill = bytes > SPILL_BYTES ? spillFolder : null
   const embed = async (from: Checkpoint) =>
     handles.own(
-      backend.rows(await embedSamples(from, model, samples, { threads, signal, spillFolder: spill }), spill),
+      await backend.rows(
+        await embedSamples(from, model, samples, { threads, signal, spillFolder: spill }),
+        spill,
+      ),
     )
   if (passes === 0) return { samples, states: await embed(tables), staged: null }
-  const values = (width: number) => handles.own(backend.zeroRows(tokens, width, spill))
+  const values = async (width: number) => handles.own(await backend.zeroRows(tokens, width, spill))
   const startPass = async (from: Checkpoint) => ({
     states: await embed(from),
-    attended: values(widths.attended),
-    inner: values(widths.inner),
+    attended: await values(widths.attended),
+    inner: await values(widths.inner),
   })
   const pass = await startPass(tables)
   return {

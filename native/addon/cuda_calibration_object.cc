@@ -4,6 +4,7 @@
 #include "addon/cuda_hessian_object.h"
 #include "addon/cuda_object.h"
 #include "addon/decoder_object.h"
+#include "cuda/head_gradient.h"
 
 namespace slim::addon {
 namespace {
@@ -171,6 +172,7 @@ Napi::Function CudaCalibrationBlockObject::define(Napi::Env env) {
   return DefineClass(env, "CudaCalibrationBlock",
                      {instanceMethod<&CudaCalibrationBlockObject::forward>("forward"),
                       instanceMethod<&CudaCalibrationBlockObject::stage>("stage"),
+                      instanceMethod<&CudaCalibrationBlockObject::backward>("backward"),
                       instanceMethod<&CudaCalibrationBlockObject::dispose>("dispose")});
 }
 
@@ -232,12 +234,42 @@ Napi::Value CudaCalibrationBlockObject::stage(const Napi::CallbackInfo& info) {
       [](Napi::Env e) { return e.Undefined(); });
 }
 
+// backward(inputs, gradients, { sequenceLength, taps?, fisher?, tileTokens? }, threads):
+// NativeJob<BlockGradients>
+Napi::Value CudaCalibrationBlockObject::backward(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  auto block = this->block(info);
+  const size_t hidden = block->spec().hiddenSize;
+  auto inputs = asStates(info[0], "inputs", block->device(), 0, hidden);
+  auto gradients = asStates(info[1], "gradients", block->device(), inputs->tokens(), hidden);
+  if (inputs == gradients) throwInvalid(env, "gradients", "other states than inputs", info[1]);
+  const auto options = asObject(info[2], "options");
+  const cuda::CalibrationWindows windows = asWindows(options);
+  auto taps = asDeviceTaps(options.Get("taps"), *block);
+  if (const Napi::Value given = options.Get("weightGradients");
+      !isMissing(given) && asBoolean(given, "weightGradients"))
+    throw toError(env, Status::invalidArgument("weightGradients", "none on a device", "true",
+                                               "Call backward of the block itself, which runs on the CPU"));
+  auto fisher = std::make_shared<cuda::DeviceFisherSums>(inputs->tokens());
+  const Napi::Value given = options.Get("fisher");
+  const bool wanted = !isMissing(given) && asBoolean(given, "fisher");
+  auto pool = asThreads(info[3]);
+  return startJob(
+      env,
+      [=](const CancelFlag& cancelled) {
+        return block->backward(*inputs, *gradients, windows, taps.get(), wanted ? fisher.get() : nullptr,
+                               *pool, cancelled);
+      },
+      [=](Napi::Env e) { return toBlockGradients(e, fisher->rows(), fisher->tokenPowers()); });
+}
+
 Napi::Value CudaCalibrationBlockObject::dispose(const Napi::CallbackInfo& info) {
   block_.reset();
   return info.Env().Undefined();
 }
 
-// states(source: NativeTensor | { tokens, width }, { onHost?, spillDirectory? }?): NativeCudaStates
+// states(source: NativeTensor | NativeCudaStates | { tokens, width }, { onHost?, spillDirectory? }?):
+// NativeJob<NativeCudaStates>
 Napi::Value CudaDeviceObject::states(const Napi::CallbackInfo& info) {
   const auto env = info.Env();
   auto device = this->device(info);
@@ -249,19 +281,41 @@ Napi::Value CudaDeviceObject::states(const Napi::CallbackInfo& info) {
     if (const Napi::Value spill = given.Get("spillDirectory"); !isMissing(spill))
       options.spillDirectory = asString(spill, "options.spillDirectory");
   }
-  std::shared_ptr<cuda::DeviceStates> states;
-  if (const TensorPtr source = TensorObject::get(info[0])) {
+  auto result = std::make_shared<std::shared_ptr<cuda::DeviceStates>>();
+  std::function<Status()> make;
+  if (TensorPtr source = TensorObject::get(info[0])) {
     if (source->dtype() != DType::F32 || source->shape().size() != 2 || source->elements() == 0)
       throw toError(env, Status::invalidArgument("source", "F32 [tokens, width]", describeShape(*source)));
-    throwIfError(env, cuda::DeviceStates::make(std::move(device), *source, options, states));
+    make = [=] { return cuda::DeviceStates::make(device, source, options, *result); };
+  } else if (auto copied = CudaStatesObject::get(info[0])) {
+    if (copied->device() != device) throwInvalid(env, "source", "states of this device", info[0]);
+    make = [=] { return cuda::DeviceStates::copy(*copied, options, *result); };
   } else {
-    if (!info[0].IsObject()) throwInvalid(env, "source", "a tensor or { tokens, width }", info[0]);
+    if (!info[0].IsObject()) throwInvalid(env, "source", "a tensor, states or { tokens, width }", info[0]);
     const auto shape = info[0].As<Napi::Object>();
     const size_t tokens = asSize(shape.Get("tokens"), "source.tokens", 1),
                  width = asSize(shape.Get("width"), "source.width", 1);
-    throwIfError(env, cuda::DeviceStates::make(std::move(device), tokens, width, options, states));
+    make = [=] { return cuda::DeviceStates::make(device, tokens, width, options, *result); };
   }
-  return CudaStatesObject::wrap(env, std::move(states));
+  return startJob(
+      env, [=](const CancelFlag&) { return make(); },
+      [=](Napi::Env e) { return CudaStatesObject::wrap(e, *result); });
+}
+
+// headGradient(states, HeadOptions, threads): NativeJob<HeadGradient<NativeCudaStates>>
+Napi::Value CudaDeviceObject::headGradient(const Napi::CallbackInfo& info) {
+  const HeadStep step = asHeadStep(info[1]);
+  auto states = asStates(info[0], "states", device(info), 0, step.head->weight.cols);
+  auto pool = asThreads(info[2]);
+  auto gradients = std::make_shared<std::shared_ptr<cuda::DeviceStates>>();
+  auto result = std::make_shared<HeadGradient>();
+  return startJob(
+      info.Env(),
+      [=](const CancelFlag& cancelled) {
+        return cuda::headGradient(*step.head, step.labels, *states, step.sequenceLength, *gradients, *result,
+                                  *pool, cancelled);
+      },
+      [=](Napi::Env e) { return toObject(e, *result, CudaStatesObject::wrap(e, *gradients)); });
 }
 
 // calibrationBlock(block, threads): NativeJob<NativeCudaCalibrationBlock>

@@ -40,6 +40,7 @@ class CudaCalibrationBlockObject : public NativeObject<CudaCalibrationBlockObjec
  private:
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value stage(const Napi::CallbackInfo& info);
+  Napi::Value backward(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<cuda::CalibrationBlock> block(const Napi::CallbackInfo& info) const;
 

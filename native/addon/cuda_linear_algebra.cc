@@ -17,6 +17,8 @@ struct CaseOperand {
     out = {buffer.address(), tensor->cols(), columns};
     return Status::success();
   }
+  /// From one matrix of a batch to the next.
+  size_t apart(size_t rows, size_t depth) const { return (columns ? depth : rows) * tensor->cols(); }
 };
 
 TensorPtr asMatrix(const Napi::Value& value, const std::string& name, size_t rows, size_t cols) {
@@ -29,13 +31,16 @@ TensorPtr asMatrix(const Napi::Value& value, const std::string& name, size_t row
   return tensor;
 }
 
-CaseOperand asOperand(const Napi::Value& value, const std::string& name, size_t rows, size_t depth) {
+// Of `batch` matrices, one below the other.
+CaseOperand asOperand(const Napi::Value& value, const std::string& name, size_t rows, size_t depth,
+                      size_t batch) {
   const auto object = asObject(value, name);
   const std::string layout = asString(object.Get("layout"), name + ".layout");
   if (layout != "rows" && layout != "columns")
     throwInvalid(value.Env(), name + ".layout", "rows or columns", object.Get("layout"));
   const bool columns = layout == "columns";
-  return {asMatrix(object.Get("tensor"), name + ".tensor", columns ? depth : rows, columns ? rows : depth),
+  return {asMatrix(object.Get("tensor"), name + ".tensor", batch * (columns ? depth : rows),
+                   columns ? rows : depth),
           columns};
 }
 
@@ -53,11 +58,13 @@ Napi::Value CudaDeviceObject::multiply(const Napi::CallbackInfo& info) {
     const auto value = options.Get(name);
     return !isMissing(value) && asBoolean(value, std::string("options.") + name);
   };
-  const size_t m = size("m"), n = size("n"), k = size("k");
-  auto c = asMatrix(info[0], "c", m, n);
-  const auto a = asOperand(options.Get("a"), "options.a", m, k),
-             b = asOperand(options.Get("b"), "options.b", n, k);
+  const size_t m = size("m"), n = size("n"), k = size("k"),
+               batch = isMissing(options.Get("batch")) ? 1 : size("batch");
+  auto c = asMatrix(info[0], "c", batch * m, n);
+  const auto a = asOperand(options.Get("a"), "options.a", m, k, batch),
+             b = asOperand(options.Get("b"), "options.b", n, k, batch);
   cuda::MultiplyOptions multiplyOptions;
+  multiplyOptions.batch = {batch, a.apart(m, k), b.apart(n, k), m * c->cols()};
   if (!isMissing(options.Get("alpha")))
     multiplyOptions.alpha = float(asNumber(options.Get("alpha"), "options.alpha"));
   multiplyOptions.accumulate = flag("accumulate");

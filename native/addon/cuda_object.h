@@ -24,10 +24,12 @@ class CudaDeviceObject : public NativeObject<CudaDeviceObject> {
   Napi::Value packedMatrix(const Napi::CallbackInfo& info);
   Napi::Value multiply(const Napi::CallbackInfo& info);          // cuda_linear_algebra.cc
   Napi::Value states(const Napi::CallbackInfo& info);            // cuda_calibration_object.cc
+  Napi::Value headGradient(const Napi::CallbackInfo& info);      // cuda_calibration_object.cc
   Napi::Value calibrationBlock(const Napi::CallbackInfo& info);  // cuda_calibration_object.cc
   Napi::Value hessian(const Napi::CallbackInfo& info);           // cuda_hessian_object.cc
   Napi::Value allocateBits(const Napi::CallbackInfo& info);  // cuda_layer_quantization.cc, as quantizeLinear
   Napi::Value quantizeLinear(const Napi::CallbackInfo& info);
+  Napi::Value groupErrors(const Napi::CallbackInfo& info);
   Napi::Value inverseFactor(const Napi::CallbackInfo& info);
   Napi::Value relativeOutputError(const Napi::CallbackInfo& info);
   Napi::Value fitGroups(const Napi::CallbackInfo& info);  // cuda_quantization.cc, as gptq

@@ -5,7 +5,6 @@
 #include "addon/arguments.h"
 #include "addon/decoder_object.h"
 #include "decoder/block_backward.h"
-#include "decoder/head_gradient.h"
 
 namespace slim::addon {
 namespace {
@@ -43,6 +42,17 @@ Status toTensors(const WeightGradients& gradients, std::map<std::string, TensorP
 
 }  // namespace
 
+Napi::Object toBlockGradients(Napi::Env env, const std::map<std::string, std::vector<double>>& fisher,
+                              const std::map<std::string, std::vector<float>>& tokenPowers,
+                              const std::map<std::string, TensorPtr>& weightGradients) {
+  auto object = Napi::Object::New(env), weights = Napi::Object::New(env);
+  object.Set("fisher", toArrays<Napi::Float64Array>(env, fisher));
+  object.Set("tokenPowers", toArrays<Napi::Float32Array>(env, tokenPowers));
+  for (const auto& [role, tensor] : weightGradients) weights.Set(role, TensorObject::wrap(env, tensor));
+  object.Set("weightGradients", weights);
+  return object;
+}
+
 // backward(inputs, gradients, { sequenceLength, taps?, fisher?, weightGradients? }, threads):
 // NativeJob<BlockGradients>
 Napi::Value DecoderBlockObject::backward(const Napi::CallbackInfo& info) {
@@ -76,26 +86,18 @@ Napi::Value DecoderBlockObject::backward(const Napi::CallbackInfo& info) {
         return result->weights ? toTensors(*result->weights, result->weightTensors) : Status::success();
       },
       [=](Napi::Env e) {
-        auto object = Napi::Object::New(e), weights = Napi::Object::New(e);
         const FisherSums none(0), &fisher = result->fisher ? *result->fisher : none;
-        object.Set("fisher", toArrays<Napi::Float64Array>(e, fisher.rows()));
-        object.Set("tokenPowers", toArrays<Napi::Float32Array>(e, fisher.tokenPowers()));
-        for (const auto& [role, tensor] : result->weightTensors)
-          weights.Set(role, TensorObject::wrap(e, tensor));
-        object.Set("weightGradients", weights);
-        return object;
+        return toBlockGradients(e, fisher.rows(), fisher.tokenPowers(), result->weightTensors);
       });
 }
 
-// headGradient(states, HeadOptions, threads): NativeJob<HeadGradient>
-Napi::Value headGradientFunction(const Napi::CallbackInfo& info) {
-  const auto env = info.Env();
-  const auto options = asObject(info[1], "options");
+HeadStep asHeadStep(const Napi::Value& value) {
+  const auto env = value.Env();
+  const auto options = asObject(value, "options");
   auto head = std::make_shared<Head>();
   head->weight = asWeight(options.Get("head"), "head");
   const size_t hidden = head->weight.cols;
   throwIfError(env, head->weight.check("head", std::max<size_t>(head->weight.rows, 1), hidden));
-  TensorPtr states = asStates(info[0], "states", hidden);
   if (const Napi::Value given = options.Get("finalNorm"); !isMissing(given)) {
     const auto norm = asObject(given, "finalNorm");
     std::vector<float> weight, bias;
@@ -106,33 +108,42 @@ Napi::Value headGradientFunction(const Napi::CallbackInfo& info) {
     head->finalNorm = Norm(asNormSpec(options.Get("norm"), "norm"), std::move(weight), std::move(bias));
   }
   head->logitSoftcap = float(asNumber(options.Get("logitSoftcap"), "logitSoftcap"));
-  const size_t sequenceLength = asSize(options.Get("sequenceLength"), "sequenceLength", 1);
-  Labels labels;
+  HeadStep step{std::move(head), {}, asSize(options.Get("sequenceLength"), "sequenceLength", 1)};
   if (const Napi::Value given = options.Get("labels"); !isMissing(given))
-    labels.given = asIds(given, "labels");
-  if (const Napi::Value seed = options.Get("seed"); !isMissing(seed)) labels.seed = asSeed(seed);
+    step.labels.given = asIds(given, "labels");
+  if (const Napi::Value seed = options.Get("seed"); !isMissing(seed)) step.labels.seed = asSeed(seed);
   if (const Napi::Value first = options.Get("firstToken"); !isMissing(first))
-    labels.firstToken = asSize(first, "firstToken");
+    step.labels.firstToken = asSize(first, "firstToken");
+  return step;
+}
+
+Napi::Value toObject(Napi::Env env, const HeadGradient& result, const Napi::Value& gradients) {
+  auto object = Napi::Object::New(env);
+  object.Set("gradients", gradients);
+  object.Set("nll", result.nll);
+  object.Set("count", double(result.count));
+  auto labels = Napi::Int32Array::New(env, result.labels.size());
+  std::copy(result.labels.begin(), result.labels.end(), labels.Data());
+  object.Set("labels", labels);
+  return object;
+}
+
+// headGradient(states, HeadOptions, threads): NativeJob<HeadGradient<NativeTensor>>
+Napi::Value headGradientFunction(const Napi::CallbackInfo& info) {
+  const auto env = info.Env();
+  const HeadStep step = asHeadStep(info[1]);
+  TensorPtr states = asStates(info[0], "states", step.head->weight.cols);
   auto pool = asThreads(info[2]);
   auto gradients = std::make_shared<TensorPtr>();
   auto result = std::make_shared<HeadGradient>();
   return startJob(
       env,
-      [=, labels = std::move(labels)](const CancelFlag& cancelled) {
+      [=](const CancelFlag& cancelled) {
         SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, states->shape(), *gradients));
-        return headGradient(*head, labels, states->as<float>(), states->rows(), sequenceLength,
+        return headGradient(*step.head, step.labels, states->as<float>(), states->rows(), step.sequenceLength,
                             (*gradients)->as<float>(), *result, *pool, cancelled);
       },
-      [=](Napi::Env e) {
-        auto object = Napi::Object::New(e);
-        object.Set("gradients", TensorObject::wrap(e, *gradients));
-        object.Set("nll", result->nll);
-        object.Set("count", double(result->count));
-        auto array = Napi::Int32Array::New(e, result->labels.size());
-        std::copy(result->labels.begin(), result->labels.end(), array.Data());
-        object.Set("labels", array);
-        return object;
-      });
+      [=](Napi::Env e) { return toObject(e, *result, TensorObject::wrap(e, *gradients)); });
 }
 
 }  // namespace slim::addon

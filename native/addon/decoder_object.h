@@ -5,6 +5,7 @@
 #include "addon/busy.h"
 #include "addon/native_object.h"
 #include "decoder/block.h"
+#include "decoder/head_gradient.h"
 #include "decoder/model.h"
 
 namespace slim::addon {
@@ -83,8 +84,21 @@ class DecoderModelObject : public NativeObject<DecoderModelObject> {
 ModelParts asOuterParts(const Napi::Object& object);  // decoder_model_object.cc
 /// The argument of forward and backward: Hessians of the block's taps, or null.
 std::shared_ptr<BlockTaps> asTaps(const Napi::Value& value, const DecoderBlock& block);
+/// BlockGradients of sums by role, powers by tap and ∂L/∂W by role.
+Napi::Object toBlockGradients(
+    Napi::Env env, const std::map<std::string, std::vector<double>>& fisher,
+    const std::map<std::string, std::vector<float>>& tokenPowers,
+    const std::map<std::string, TensorPtr>& weightGradients = {});              // decoder_backward.cc
 std::vector<int32_t> asIds(const Napi::Value& value, const std::string& name);  // decoder_model_object.cc
 NormSpec asNormSpec(const Napi::Value& value, const std::string& name);
+/// HeadOptions of lib/native/addon.ts.
+struct HeadStep {
+  std::shared_ptr<const Head> head;
+  Labels labels;
+  size_t sequenceLength;
+};
+HeadStep asHeadStep(const Napi::Value& value);  // decoder_backward.cc
+Napi::Value toObject(Napi::Env env, const HeadGradient& result, const Napi::Value& gradients);
 Napi::Value headGradientFunction(const Napi::CallbackInfo& info);  // decoder_backward.cc
 Napi::Value embedTokens(const Napi::CallbackInfo& info);           // decoder_model_object.cc
 

@@ -1,5 +1,7 @@
 #include "addon/quant_arguments.h"
 
+#include <cmath>
+
 #include "addon/packed_object.h"
 
 namespace slim::addon {
@@ -101,6 +103,24 @@ AllocationStep asAllocationStep(const Napi::Value& weight, const Napi::Value& sa
         weight.Env(),
         Status::invalidArgument("salience", std::to_string(grouped.groups.count()) + " values, one a group",
                                 std::to_string(step.salience.size())));
+  return step;
+}
+
+GroupErrorsStep asGroupErrorsStep(const Napi::Value& weight, const Napi::Value& rows,
+                                  const Napi::Value& options) {
+  const auto object = asObject(options, "options");
+  GroupErrorsStep step{asGroupedWeight(weight, object.Get("groupSize"), "options.groupSize"),
+                       asDoubles(rows, "rows"), asQuantizer(object.Get("quantizer"), "options.quantizer"),
+                       asBits(object.Get("mostBits"), "options.mostBits")};
+  if (const size_t expected = step.weight.tensor->rows(); step.rows.size() != expected)
+    throw toError(weight.Env(),
+                  Status::invalidArgument("rows", std::to_string(expected) + " values, one a row",
+                                          std::to_string(step.rows.size())));
+  for (size_t r = 0; r < step.rows.size(); ++r)
+    if (!(step.rows[r] >= 0) || !std::isfinite(step.rows[r]))
+      throw toError(weight.Env(), Status::invalidArgument("rows[" + std::to_string(r) + "]",
+                                                          "a finite number that is not negative",
+                                                          std::to_string(step.rows[r])));
   return step;
 }
 

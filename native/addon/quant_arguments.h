@@ -35,6 +35,16 @@ struct AllocationStep {
 AllocationStep asAllocationStep(const Napi::Value& weight, const Napi::Value& samples,
                                 const Napi::Value& salience, const Napi::Value& options);
 
+/// Arguments of groupErrors but its Hessian.
+struct GroupErrorsStep {
+  WeightArgument weight;
+  std::vector<double> rows;
+  Quantizer quantizer;
+  int mostBits;
+};
+GroupErrorsStep asGroupErrorsStep(const Napi::Value& weight, const Napi::Value& rows,
+                                  const Napi::Value& options);
+
 Napi::Value toFloat64Array(Napi::Env env, const std::vector<double>& values);
 Napi::Value toUint8Array(Napi::Env env, const std::vector<uint8_t>& values);
 /// QuantizedLinear of lib/native/addon.ts.

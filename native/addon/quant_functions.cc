@@ -100,38 +100,25 @@ Napi::Value allocateBitsStep(const Napi::CallbackInfo& info) {
 
 // groupErrors(weight, hessian, rows, { groupSize, quantizer, mostBits }, threads): NativeJob<Float64Array>
 Napi::Value groupErrorsStep(const Napi::CallbackInfo& info) {
-  const auto env = info.Env();
-  const auto options = asObject(info[3], "options");
-  const auto weight = asGroupedWeight(info[0], options.Get("groupSize"), "options.groupSize");
+  const auto step = asGroupErrorsStep(info[0], info[2], info[3]);
   auto hessian = asHessian(info[1], "hessian");
-  const auto rows = asDoubles(info[2], "rows");
-  const auto quantizer = asQuantizer(options.Get("quantizer"), "options.quantizer");
-  const int mostBits = asBits(options.Get("mostBits"), "options.mostBits");
   auto pool = asThreads(info[4]);
-  if (rows.size() != weight.tensor->rows())
-    throw toError(
-        env, Status::invalidArgument("rows", std::to_string(weight.tensor->rows()) + " values, one a row",
-                                     std::to_string(rows.size())));
-  for (size_t r = 0; r < rows.size(); ++r)
-    if (!(rows[r] >= 0) || !std::isfinite(rows[r]))
-      throw toError(env,
-                    Status::invalidArgument("rows[" + std::to_string(r) + "]",
-                                            "a finite number that is not negative", std::to_string(rows[r])));
   auto errors = std::make_shared<std::vector<double>>();
   return startJob(
-      env,
+      info.Env(),
       [=](const CancelFlag& cancelled) {
         const auto reading = hessian->reading();
-        const size_t cols = weight.groups.cols;
+        const size_t cols = step.weight.groups.cols;
         SLIM_RETURN_IF_ERROR(checkHessian(hessian->size(), hessian->sequences(), cols));
         std::vector<float> w;
-        SLIM_RETURN_IF_ERROR(loadWeight(*weight.tensor, *pool, cancelled, w));
+        SLIM_RETURN_IF_ERROR(loadWeight(*step.weight.tensor, *pool, cancelled, w));
         clearDeadChannels(w, hessian->deadChannels());
         std::shared_ptr<const InverseFactor> factor;
         SLIM_RETURN_IF_ERROR(hessian->gptqFactor(*pool, cancelled, factor));
         const std::vector<float> h = hessian->diagonal();
-        return groupErrors({w.data(), w.size() / cols, weight.groups}, {*factor, h.data(), rows.data()},
-                           mostBits, quantizer, *pool, cancelled, *errors);
+        return groupErrors({w.data(), w.size() / cols, step.weight.groups},
+                           {*factor, h.data(), step.rows.data()}, step.mostBits, step.quantizer, *pool,
+                           cancelled, *errors);
       },
       [=](Napi::Env e) { return toFloat64Array(e, *errors); });
 }

@@ -7,6 +7,7 @@
 #include "cuda/device_block.h"
 #include "cuda/device_hessian.h"
 #include "cuda/device_states.h"
+#include "cuda/fisher_sums.h"
 #include "decoder/stages.h"
 
 namespace slim::cuda {
@@ -53,6 +54,11 @@ class CalibrationBlock {
   /// As DecoderBlock::runStage.
   Status runStage(Stage stage, const DeviceStagedPass& pass, const CalibrationWindows& windows,
                   const DeviceStageTap& tap, ThreadPool& pool, const CancelFlag& cancelled);
+  /// As DecoderBlock::backward (calibration_backward.cc): whole windows in a tile, however long. `gradients`
+  /// come as ∂L/∂output and leave as ∂L/∂inputs; taps and fisher may be null.
+  Status backward(DeviceStates& inputs, DeviceStates& gradients, const CalibrationWindows& windows,
+                  const DeviceTaps* taps, DeviceFisherSums* fisher, ThreadPool& pool,
+                  const CancelFlag& cancelled);
 
  private:
   class Workspace;
@@ -61,7 +67,8 @@ class CalibrationBlock {
 
   Status load(std::initializer_list<BlockPart> parts, ThreadPool& pool, const CancelFlag& cancelled);
   Status loadFor(Stage stage, ThreadPool& pool, const CancelFlag& cancelled);
-  size_t tileTokens() const;
+  /// `besideWidth`: floats of a token beside those of a forward pass.
+  size_t tileTokens(size_t besideWidth = 0) const;
   /// Calls visit for one tile after the other, under device.use(), and waits for what it has queued.
   using TileVisit = std::function<Status(const Tile&)>;
   Status forEachTile(size_t tokens, const CalibrationWindows& windows, const CancelFlag& cancelled,

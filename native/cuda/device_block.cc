@@ -120,8 +120,7 @@ Status DeviceBlock::projectQkv(Device& device, DevicePass& pass) const {
   return DeviceLinear::multiply(device, x, products, pass.products);
 }
 
-Status DeviceBlock::prepareHeads(Device& device, DevicePass& pass, const Position& position) const {
-  constexpr size_t kWarps = 4;  // kPrepareWarps of heads.cuh
+PrepareHeadsArguments DeviceBlock::prepareArguments(const DevicePass& pass, const Position& position) const {
   PrepareHeadsArguments a{};
   a.qkv = addressOf<float>(pass.qkv.address());
   a.queryWeight = addressOf<const float>(query_.weight.address());
@@ -144,11 +143,15 @@ Status DeviceBlock::prepareHeads(Device& device, DevicePass& pass, const Positio
   a.pagesOfSequence = uint32_t(pass.shape.pagesOfSequence);
   a.eps = query_ ? query_.eps : key_.eps;
   a.scale = spec_.attention.scale;
+  return a;
+}
+
+Status DeviceBlock::prepareHeads(Device& device, DevicePass& pass, const Position& position) const {
   return device.launch(precision_ == Precision::Float32 ? "prepareHeadsF32" : "prepareHeads",
                        {.gridX = unsigned(pass.shape.rows),
-                        .gridY = unsigned(divideUp(spec_.heads + spec_.kvHeads, kWarps)),
-                        .threads = 32 * kWarps},
-                       a, std::to_string(pass.shape.rows) + " tokens");
+                        .gridY = unsigned(divideUp(spec_.heads + spec_.kvHeads, kPrepareWarps)),
+                        .threads = 32 * kPrepareWarps},
+                       prepareArguments(pass, position), std::to_string(pass.shape.rows) + " tokens");
 }
 
 Status DeviceBlock::attendHeads(Device& device, DevicePass& pass, size_t blockOffset,

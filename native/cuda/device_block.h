@@ -5,7 +5,9 @@
 #include <string>
 
 #include "cuda/device_pass.h"
+#include "cuda/kernels/decoder_arguments.h"
 #include "decoder/block.h"
+#include "decoder/gradients.h"
 
 namespace slim::cuda {
 
@@ -15,6 +17,26 @@ constexpr BlockPart kBlockParts[] = {BlockPart::Qkv, BlockPart::O, BlockPart::Ga
 
 /// Sees the input of a part's layers, rows `stride` apart.
 using InputVisit = std::function<Status(BlockPart, DeviceAddress x, size_t stride)>;
+
+/// As TapGradients: ∂L/∂y [tokens, rows] of the layers of a tap side by side.
+struct DeviceTapGradients {
+  const char* tap;
+  DeviceAddress outputs;
+  size_t tokens, rows;
+  std::vector<TapGradients::Layer> layers;
+};
+using GradientVisit = std::function<Status(const DeviceTapGradients&)>;
+
+/// The values of a backward pass beside those of the forward pass.
+struct BackwardValues {
+  /// q, k, v before norms and turns; the activated values; scores of some queries of all heads, and their
+  /// gradients.
+  DeviceBuffer<float> projected, activated, scores, scoreGradients;
+  /// Gradients by: the output of o and of down, the attended values, q k v, gate and up, the input of the
+  /// attention and of the MLP.
+  DeviceBuffer<float> outputGradients, attendedGradients, qkvGradients, gateUpGradients,
+      attentionInputGradients, mlpInputGradients;
+};
 
 class DeviceBlock {
  public:
@@ -60,12 +82,39 @@ class DeviceBlock {
   Status addAttention(Device& device, DevicePass& pass, DeviceAddress attended, DeviceAddress states) const;
   Status addMlp(Device& device, DevicePass& pass, DeviceAddress inner, size_t stride,
                 DeviceAddress states) const;
+
+  /// Some whole sequences on their way back.
+  struct BackwardTile {
+    Device& device;
+    DevicePass& pass;
+    BackwardValues& values;
+    Position position;
+    size_t sequences, length;
+    size_t queries;           // of every head, whose scores lie in memory at once
+    DeviceAddress inputs;     // [rows, hidden]
+    DeviceAddress gradients;  // [rows, hidden]: ∂L/∂output, and then ∂L/∂inputs
+    const InputVisit& visitInput;
+    const GradientVisit& visitGradients;
+
+    size_t rows() const { return sequences * length; }
+  };
+  /// As DecoderBlock::backward, of a tile of a float32 block (device_block_backward.cc).
+  Status backward(const BackwardTile& tile) const;
+  /// Floats that a token takes in BackwardValues, scores left out.
+  size_t backwardWidth() const;
   size_t gateUpWidth() const { return spec_.mlp == Mlp::Plain ? intermediate_ : 2 * intermediate_; }
 
  private:
   Status projectQkv(Device& device, DevicePass& pass) const;
   Status prepareHeads(Device& device, DevicePass& pass, const Position& position) const;
   Status attendHeads(Device& device, DevicePass& pass, size_t blockOffset, DeviceAddress out) const;
+  PrepareHeadsArguments prepareArguments(const DevicePass& pass, const Position& position) const;
+  Status reserveBackward(const BackwardTile& tile) const;
+  Status recomputeAttention(const BackwardTile& tile) const;
+  Status backwardMlp(const BackwardTile& tile) const;
+  Status backwardAttention(const BackwardTile& tile) const;
+  Status backwardHeads(const BackwardTile& tile) const;
+  Status backwardQueries(const BackwardTile& tile, size_t firstRow, size_t member, size_t first) const;
   /// states += norm(linear x)
   Status addOutput(Device& device, DevicePass& pass, const DeviceLinear& linear, const DeviceNorm& norm,
                    const DeviceActivations& x, DeviceAddress states) const;

@@ -127,4 +127,14 @@ Status DeviceLinear::multiplyPrecisely(Device& device, const DeviceActivations& 
                         {.accumulate = product.accumulate || bias_.count() > 0});
 }
 
+Status DeviceLinear::backward(Device& device, DeviceAddress outputGradients, size_t tokens, size_t stride,
+                              DeviceAddress inputGradients, size_t inputStride, bool accumulate) const {
+  if (precision_ != Precision::Float32)
+    return Status::invalidArgument("precision", "a layer of float32 weights for a backward pass",
+                                   "weights as models run them", "Make it at Precision::Float32");
+  return cuda::multiply(device, tokens, cols_, rows_, DeviceOperand::rowMajor(outputGradients, stride),
+                        DeviceOperand::columnMajor(dense_->values.address(), cols_), inputGradients,
+                        inputStride, {.accumulate = accumulate});
+}
+
 }  // namespace slim::cuda

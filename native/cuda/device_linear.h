@@ -55,6 +55,10 @@ class DeviceLinear {
   /// Queues the products of several layers with one float32 input. The caller holds device.use().
   static Status multiply(Device& device, const DeviceActivations& x, std::span<const Product> products,
                          ProductScratch& scratch);
+  /// Queues inputGradients [tokens, columns] = outputGradients [tokens, rows] · W (+ what is there), row
+  /// strides given, near float32: the layer was made at Precision::Float32. The caller holds device.use().
+  Status backward(Device& device, DeviceAddress outputGradients, size_t tokens, size_t stride,
+                  DeviceAddress inputGradients, size_t inputStride, bool accumulate) const;
 
  private:
   Status multiplyDense(Device& device, const DeviceActivations& x, const Product& product) const;

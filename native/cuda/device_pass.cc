@@ -4,6 +4,8 @@
 #include <bit>
 #include <utility>
 
+#include "cuda/kernels/backward_arguments.h"
+
 namespace slim::cuda {
 namespace {
 
@@ -110,6 +112,20 @@ Status DeviceNorm::apply(Device& device, const Rows& rows) const {
   a.accumulate = rows.accumulate;
   a.eps = eps;
   return device.launch("normRows", {.gridX = unsigned(rows.rows), .threads = 256}, a,
+                       std::to_string(rows.rows) + " rows × " + std::to_string(rows.width));
+}
+
+Status DeviceNorm::backward(Device& device, const GradientRows& rows) const {
+  NormBackwardArguments a{};
+  a.x = addressOf<const float>(rows.x);
+  a.weight = addressOf<const float>(weight.address());
+  a.outputGradients = addressOf<const float>(rows.outputGradients);
+  a.inputGradients = addressOf<float>(rows.inputGradients);
+  a.size = uint32_t(rows.width);
+  a.type = uint32_t(type);
+  a.accumulate = rows.accumulate;
+  a.eps = eps;
+  return device.launch("normRowsBackward", {.gridX = unsigned(rows.rows), .threads = 256}, a,
                        std::to_string(rows.rows) + " rows × " + std::to_string(rows.width));
 }
 

@@ -75,6 +75,14 @@ struct DeviceNorm {
     bool accumulate = false;
   };
   Status apply(Device& device, const Rows& rows) const;
+  struct GradientRows {
+    DeviceAddress x = 0, outputGradients = 0;
+    DeviceAddress inputGradients = 0;  // may be either of them
+    size_t rows = 0, width = 0;
+    bool accumulate = false;
+  };
+  /// Queues the gradients by x of those by norm(x).
+  Status backward(Device& device, const GradientRows& rows) const;
 };
 
 }  // namespace slim::cuda

@@ -13,42 +13,60 @@ constexpr double kReserve = 0.5;
 
 }  // namespace
 
-Status DeviceStates::make(std::shared_ptr<Device> device, size_t tokens, size_t width, const Options& options,
-                          std::shared_ptr<DeviceStates>& out) {
+Status DeviceStates::place(std::shared_ptr<Device> device, size_t tokens, size_t width,
+                           const Options& options, std::shared_ptr<DeviceStates>& out, bool& onDevice) {
   auto states = std::make_shared<DeviceStates>();
   states->tokens_ = tokens;
   states->width_ = width;
   states->device_ = device;
-  const auto lock = device->use();
   size_t free = 0;
   SLIM_RETURN_IF_ERROR(device->freeBytes(free));
   free += device->pool()->reservedBytes() - device->pool()->usedBytes();
-  const size_t bytes = tokens * states->rowBytes();
-  const double left = double(free) - double(bytes), reserve = kReserve * double(device->info().memoryBytes);
-  if (options.onHost || left < reserve) {
-    SLIM_RETURN_IF_ERROR(
-        Tensor::allocate(DType::F32, {tokens, width}, states->host_, options.spillDirectory));
-  } else {
-    SLIM_RETURN_IF_ERROR(device->allocate(tokens * width, "states", states->values_));
-    SLIM_RETURN_IF_ERROR(device->fill(states->values_.address(), 0, bytes));
-  }
+  const double left = double(free) - double(tokens * states->rowBytes()),
+               reserve = kReserve * double(device->info().memoryBytes);
+  onDevice = !options.onHost && left >= reserve;
+  if (onDevice) SLIM_RETURN_IF_ERROR(device->allocate(tokens * width, "states", states->values_));
   out = std::move(states);
   return Status::success();
 }
 
-Status DeviceStates::make(std::shared_ptr<Device> device, const Tensor& source, const Options& options,
+Status DeviceStates::make(std::shared_ptr<Device> device, size_t tokens, size_t width, const Options& options,
                           std::shared_ptr<DeviceStates>& out) {
-  std::shared_ptr<DeviceStates> states;
-  SLIM_RETURN_IF_ERROR(make(device, source.rows(), source.cols(), options, states));
-  if (states->host_) {
-    std::memcpy(states->host_->data(), source.data(), source.bytes());
-  } else {
-    const auto lock = device->use();
-    SLIM_RETURN_IF_ERROR(device->copyToDevice(states->values_.address(), source.data(), source.bytes()));
-    SLIM_RETURN_IF_ERROR(device->synchronize());
+  const auto lock = device->use();
+  bool onDevice = false;
+  SLIM_RETURN_IF_ERROR(place(device, tokens, width, options, out, onDevice));
+  return onDevice ? device->fill(out->values_.address(), 0, out->values_.bytes())
+                  : Tensor::allocate(DType::F32, {tokens, width}, out->host_, options.spillDirectory);
+}
+
+Status DeviceStates::make(std::shared_ptr<Device> device, TensorPtr source, const Options& options,
+                          std::shared_ptr<DeviceStates>& out) {
+  const auto lock = device->use();
+  bool onDevice = false;
+  SLIM_RETURN_IF_ERROR(place(device, source->rows(), source->cols(), options, out, onDevice));
+  if (!onDevice) {
+    out->host_ = std::move(source);
+    return Status::success();
   }
-  out = std::move(states);
-  return Status::success();
+  SLIM_RETURN_IF_ERROR(device->copyToDevice(out->values_.address(), source->data(), source->bytes()));
+  return device->synchronize();
+}
+
+Status DeviceStates::copy(const DeviceStates& source, const Options& options,
+                          std::shared_ptr<DeviceStates>& out) {
+  const std::shared_ptr<Device>& device = source.device_;
+  const auto lock = device->use();
+  bool onDevice = false;
+  SLIM_RETURN_IF_ERROR(place(device, source.tokens_, source.width_, options, out, onDevice));
+  const size_t bytes = source.tokens_ * source.rowBytes();
+  if (onDevice) {
+    const DeviceAddress to = out->values_.address();
+    return source.host_ ? device->copyToDevice(to, source.host_->data(), bytes)
+                        : device->copyOnDevice(to, source.values_.address(), bytes);
+  }
+  SLIM_RETURN_IF_ERROR(
+      Tensor::allocate(DType::F32, {source.tokens_, source.width_}, out->host_, options.spillDirectory));
+  return source.readTo(out->host_->data());
 }
 
 Status DeviceStates::tile(size_t first, size_t tokens, Use use, DeviceAddress& out) {
@@ -70,13 +88,17 @@ Status DeviceStates::commit() {
                              tileTokens_ * rowBytes());
 }
 
+Status DeviceStates::readTo(void* out) const {
+  const size_t bytes = tokens_ * rowBytes();
+  if (!host_) return device_->copyToHost(out, values_.address(), bytes);
+  std::memcpy(out, host_->data(), bytes);
+  return Status::success();
+}
+
 Status DeviceStates::read(TensorPtr& out) const {
   TensorPtr copy;
   SLIM_RETURN_IF_ERROR(Tensor::allocate(DType::F32, {tokens_, width_}, copy));
-  if (host_)
-    std::memcpy(copy->data(), host_->data(), copy->bytes());
-  else
-    SLIM_RETURN_IF_ERROR(device_->copyToHost(copy->data(), values_.address(), copy->bytes()));
+  SLIM_RETURN_IF_ERROR(readTo(copy->data()));
   out = std::move(copy);
   return Status::success();
 }

@@ -16,9 +16,11 @@ class DeviceStates {
     /// Of values on the host: a directory for an unlinked file that backs them, or none (Tensor::allocate).
     std::string spillDirectory;
   };
-  /// A copy of `source`, F32 [tokens, width]. The caller does not hold device.use().
-  static Status make(std::shared_ptr<Device> device, const Tensor& source, const Options& options,
+  /// The values of `source`, F32 [tokens, width], in the same memory where they stay on the host. The caller
+  /// does not hold device.use(), here and in the next two.
+  static Status make(std::shared_ptr<Device> device, TensorPtr source, const Options& options,
                      std::shared_ptr<DeviceStates>& out);
+  static Status copy(const DeviceStates& source, const Options& options, std::shared_ptr<DeviceStates>& out);
   /// Zeros.
   static Status make(std::shared_ptr<Device> device, size_t tokens, size_t width, const Options& options,
                      std::shared_ptr<DeviceStates>& out);
@@ -39,6 +41,10 @@ class DeviceStates {
   Status read(TensorPtr& out) const;
 
  private:
+  /// Of no values yet; `onDevice`: whether there is room for them on the device.
+  static Status place(std::shared_ptr<Device> device, size_t tokens, size_t width, const Options& options,
+                      std::shared_ptr<DeviceStates>& out, bool& onDevice);
+  Status readTo(void* out) const;
   size_t rowBytes() const { return width_ * sizeof(float); }
 
   std::shared_ptr<Device> device_;  // outlives what lies on it

@@ -26,6 +26,19 @@ const char* kernelOf(size_t width) {
                         : "quantizeGroups256";
 }
 
+// losses [rows] += Σ e² of the columns of a batch, errors [rows, width] with row stride `stride`.
+Status addLosses(Device& device, DeviceAddress errors, size_t stride, size_t rows, size_t width,
+                 DeviceAddress losses) {
+  AddLossesArguments a{};
+  a.errors = addressOf<const float>(errors);
+  a.losses = addressOf<double>(losses);
+  a.stride = stride;
+  a.rows = uint32_t(rows);
+  a.width = uint32_t(width);
+  return device.launch("addLosses", {.gridX = rowTiles(rows), .threads = 32 * kQuantizedRows}, a,
+                       std::to_string(rows) + " rows × " + std::to_string(width));
+}
+
 }  // namespace
 
 Status checkDeviceGroupSize(const Groups& groups) {
@@ -102,7 +115,11 @@ Status quantizeGroups(Device& device, DeviceAddress w, size_t rows, const Groups
     a.errors = addressOf<float>(errors.address() + (begin - batch) * sizeof(float));
     SLIM_RETURN_IF_ERROR(quantize(g, 1));
     SLIM_RETURN_IF_ERROR(compensate(batch, begin, end, end, batchEnd));
-    if (end == batchEnd) SLIM_RETURN_IF_ERROR(compensate(batch, batch, end, end, cols));
+    if (end != batchEnd) continue;
+    if (options.losses)
+      SLIM_RETURN_IF_ERROR(
+          addLosses(device, errors.address(), lazyColumns, rows, end - batch, options.losses));
+    SLIM_RETURN_IF_ERROR(compensate(batch, batch, end, end, cols));
   }
   return Status::success();
 }

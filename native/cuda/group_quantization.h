@@ -24,10 +24,9 @@ struct DeviceGroupQuantization {
   Quantizer quantizer = Quantizer::MinMax;
   DeviceAddress h = 0;  // [cols] what an error of each column costs, for Wide; 0: all the same
   const DeviceInverseFactor* factor = nullptr;  // U: GPTQ; nullptr: no compensation
+  DeviceAddress losses = 0;  // [rows] float64, or 0: Σ_j e_j² is added, as slim::GroupQuantization
 };
 
-/// A group's row lies in the registers of one warp, eight weights a lane.
-constexpr size_t kMostGroupColumns = 256;
 /// SLIM_GROUP_SIZE where a device cannot quantize groups of this size.
 Status checkDeviceGroupSize(const Groups& groups);
 

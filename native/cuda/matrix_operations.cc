@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "cuda/kernels/linear_algebra_arguments.h"
 #include "cuda/kernels/matrix_arguments.h"
+#include "cuda/matrix_rows.h"
 
 namespace slim::cuda {
 namespace {
@@ -56,14 +56,7 @@ Status clearColumns(Device& device, DeviceAddress w, size_t rows, const std::vec
 Status innerProduct(Device& device, size_t rows, size_t cols, DeviceAddress a, DeviceAddress b, double& out) {
   DeviceBuffer<double> sums;
   SLIM_RETURN_IF_ERROR(device.allocate(rows, "sums of rows", sums));
-  RowDotsArguments arguments{};
-  arguments.a = addressOf<const float>(a);
-  arguments.b = addressOf<const float>(b);
-  arguments.out = addressOf<double>(sums.address());
-  arguments.width = uint32_t(cols);
-  SLIM_RETURN_IF_ERROR(
-      device.launch("rowDots", {.gridX = unsigned(rows), .threads = kThreads}, arguments,
-                    std::string("[") + std::to_string(rows) + ", " + std::to_string(cols) + "]"));
+  SLIM_RETURN_IF_ERROR(rowDots(device, rows, cols, a, b, sums.address()));
   std::vector<double> host(rows);
   SLIM_RETURN_IF_ERROR(device.copyToHost(host.data(), sums.address(), sums.bytes()));
   out = std::accumulate(host.begin(), host.end(), 0.0);

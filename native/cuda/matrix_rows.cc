@@ -28,6 +28,17 @@ Status mirrorUpper(Device& device, DeviceAddress a, size_t n) {
                        std::to_string(n) + " rows");
 }
 
+Status rowDots(Device& device, size_t rows, size_t width, DeviceAddress a, DeviceAddress b,
+               DeviceAddress out) {
+  RowDotsArguments arguments{};
+  arguments.a = addressOf<const float>(a);
+  arguments.b = addressOf<const float>(b);
+  arguments.out = addressOf<double>(out);
+  arguments.width = uint32_t(width);
+  return device.launch("rowDots", {.gridX = unsigned(rows), .threads = 256}, arguments,
+                       std::to_string(rows) + " rows of " + std::to_string(width));
+}
+
 Status downloadDiagonal(Device& device, DeviceAddress h, size_t n, std::vector<float>& out) {
   out.resize(n);
   DeviceBuffer<float> diagonal;

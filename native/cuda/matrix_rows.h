@@ -15,6 +15,9 @@ Status copyRows(Device& device, size_t rows, size_t width, const DeviceRows& a, 
                 const DeviceRows& out);
 /// Queues the copy of what lies above the diagonal of a [n, n] to below it.
 Status mirrorUpper(Device& device, DeviceAddress a, size_t n);
+/// Queues out [rows] float64 = Σ_j a · b of every row of a and b [rows, width].
+Status rowDots(Device& device, size_t rows, size_t width, DeviceAddress a, DeviceAddress b,
+               DeviceAddress out);
 /// H_jj of h [n, n].
 Status downloadDiagonal(Device& device, DeviceAddress h, size_t n, std::vector<float>& out);
 

@@ -14,10 +14,16 @@ struct DeviceOperand {
   static DeviceOperand columnMajor(DeviceAddress data, size_t stride) { return {data, stride, true}; }
 };
 
+/// Several products of one shape, whose matrices lie so many elements apart.
+struct MultiplyBatch {
+  size_t count = 1, aApart = 0, bApart = 0, cApart = 0;
+};
+
 struct MultiplyOptions {
   float alpha = 1;
   bool accumulate = false;  // C += alpha·A·Bᵀ instead of C = alpha·A·Bᵀ
   bool upperOnly = false;   // only tiles that touch j ≥ i are written (C square): for symmetric products
+  MultiplyBatch batch = {};
 };
 
 /// Queues C[m, n] = alpha · A[m, k] · B[n, k]ᵀ (+ C), C with row stride ldc ≥ n. No element of C is one of A

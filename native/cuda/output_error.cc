@@ -4,7 +4,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "cuda/kernels/linear_algebra_arguments.h"
 #include "cuda/matrix_rows.h"
 #include "cuda/multiply.h"
 
@@ -22,13 +21,7 @@ Status relativeOutputError(Device& device, DeviceAddress w, DeviceAddress q, siz
   const auto trace = [&](DeviceAddress d, size_t count, size_t place) {  // d_r H d_rᵀ for `count` rows
     SLIM_RETURN_IF_ERROR(multiply(device, count, cols, cols, DeviceOperand::rowMajor(d, cols),
                                   DeviceOperand::rowMajor(h, cols), product.address(), cols));
-    RowDotsArguments arguments{};
-    arguments.a = addressOf<const float>(d);
-    arguments.b = addressOf<const float>(product.address());
-    arguments.out = addressOf<double>(traces.address() + place * sizeof(double));
-    arguments.width = uint32_t(cols);
-    return device.launch("rowDots", {.gridX = unsigned(count), .threads = 256}, arguments,
-                         std::to_string(count) + " rows of " + std::to_string(cols));
+    return rowDots(device, count, cols, d, product.address(), traces.address() + place * sizeof(double));
   };
   for (size_t first = 0; first < rows; first += tile) {
     const size_t count = std::min(tile, rows - first), offset = first * cols * sizeof(float);

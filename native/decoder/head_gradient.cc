@@ -12,11 +12,6 @@ namespace {
 
 constexpr size_t kLogitBytes = size_t(64) << 20;  // of a tile
 
-// The `index`-th number of the stream of this seed.
-double uniform(uint64_t seed, uint64_t index) {
-  return SplitMix64(seed + index * SplitMix64::kStep).uniform();
-}
-
 // One token: logits before the cap become ∂L/∂logits, p − onehot(label), times 1 − (capped / cap)². Draws the
 // label if it is −1; returns the token's negative log-likelihood.
 double differentiateToken(float* logits, size_t vocab, float cap, double draw, int32_t& label,
@@ -51,28 +46,37 @@ double differentiateToken(float* logits, size_t vocab, float cap, double draw, i
 
 }  // namespace
 
+// The numbers of one stream of the seed, whatever the calls that a text is cut into.
+double drawOf(const Labels& labels, size_t token) {
+  return SplitMix64(labels.seed + (labels.firstToken + token) * SplitMix64::kStep).uniform();
+}
+
+Status startingLabels(const Labels& labels, size_t tokens, size_t sequenceLength, size_t vocab,
+                      std::vector<int32_t>& out) {
+  if (sequenceLength == 0 || tokens % sequenceLength != 0)
+    return Status::invalidArgument("sequenceLength", "a divisor of the " + std::to_string(tokens) + " tokens",
+                                   std::to_string(sequenceLength));
+  out.assign(tokens, -1);
+  if (labels.given.empty()) return Status::success();
+  if (labels.given.size() != tokens)
+    return Status::invalidArgument("labels", std::to_string(tokens) + " token ids, one a state",
+                                   std::to_string(labels.given.size()));
+  for (size_t t = 0; t < tokens; ++t) {
+    if (!hasLabel(t, sequenceLength)) continue;
+    if (labels.given[t] < 0 || size_t(labels.given[t]) >= vocab)
+      return Status::invalidArgument("labels[" + std::to_string(t) + "]",
+                                     "a token id below " + std::to_string(vocab),
+                                     std::to_string(labels.given[t]));
+    out[t] = labels.given[t];
+  }
+  return Status::success();
+}
+
 Status headGradient(const Head& head, const Labels& labels, const float* states, size_t tokens,
                     size_t sequenceLength, float* gradients, HeadGradient& out, ThreadPool& pool,
                     const CancelFlag& cancelled) {
   const size_t vocab = head.weight.rows, hidden = head.weight.cols;
-  if (sequenceLength == 0 || tokens % sequenceLength != 0)
-    return Status::invalidArgument("sequenceLength", "a divisor of the " + std::to_string(tokens) + " tokens",
-                                   std::to_string(sequenceLength));
-  const auto hasLabel = [&](size_t t) { return (t + 1) % sequenceLength != 0; };
-  out.labels.assign(tokens, -1);
-  if (!labels.given.empty()) {
-    if (labels.given.size() != tokens)
-      return Status::invalidArgument("labels", std::to_string(tokens) + " token ids, one a state",
-                                     std::to_string(labels.given.size()));
-    for (size_t t = 0; t < tokens; ++t) {
-      if (!hasLabel(t)) continue;
-      if (labels.given[t] < 0 || size_t(labels.given[t]) >= vocab)
-        return Status::invalidArgument("labels[" + std::to_string(t) + "]",
-                                       "a token id below " + std::to_string(vocab),
-                                       std::to_string(labels.given[t]));
-      out.labels[t] = labels.given[t];
-    }
-  }
+  SLIM_RETURN_IF_ERROR(startingLabels(labels, tokens, sequenceLength, vocab, out.labels));
   Linear linear;
   linear.weight = head.weight;
   const size_t most = std::clamp<size_t>(kLogitBytes / (vocab * sizeof(float)), 64, 512);
@@ -91,16 +95,15 @@ Status headGradient(const Head& head, const Labels& labels, const float* states,
     pool.parallelFor(count, [&](size_t i, int thread) {
       float* row = logits + i * vocab;
       nll[i] = 0;
-      if (hasLabel(first + i))
-        nll[i] = differentiateToken(row, vocab, head.logitSoftcap,
-                                    uniform(labels.seed, labels.firstToken + first + i),
+      if (hasLabel(first + i, sequenceLength))
+        nll[i] = differentiateToken(row, vocab, head.logitSoftcap, drawOf(labels, first + i),
                                     out.labels[first + i], slopes[size_t(thread)]);
       else
         std::fill_n(row, vocab, 0.0f);
     });
     for (size_t i = 0; i < count; ++i) {
       out.nll += nll[i];
-      out.count += hasLabel(first + i);
+      out.count += hasLabel(first + i, sequenceLength);
     }
     if (cancelled.load()) return Status::aborted();
     float* dx = gradients + first * hidden;

@@ -21,6 +21,16 @@ struct Labels {
   uint64_t seed = 0, firstToken = 0;
 };
 
+/// The number in [0, 1) by which the label of this token of a call is drawn.
+double drawOf(const Labels& labels, size_t token);
+
+/// The labels that are known before the pass: those given, and −1 of every sequence's last token and of those
+/// to be drawn. Refuses a wrong number of labels or of tokens, and labels that are none of `vocab`.
+Status startingLabels(const Labels& labels, size_t tokens, size_t sequenceLength, size_t vocab,
+                      std::vector<int32_t>& out);
+/// Whether a token is followed by another of its sequence.
+inline bool hasLabel(size_t token, size_t sequenceLength) { return (token + 1) % sequenceLength != 0; }
+
 struct HeadGradient {
   double nll = 0;  // the sum that was differentiated
   size_t count = 0;

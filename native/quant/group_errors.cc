@@ -50,30 +50,39 @@ std::vector<double> shares(const GroupedWeight& weight, const GroupErrorWeights&
 
 }  // namespace
 
+Status scaleToLosses(int mostBits, const double* rows, const MeasureLosses& measure,
+                     std::vector<double>& errors) {
+  const size_t widths = size_t(mostBits);
+  double ratio = 1;
+  for (size_t b = 0; b < widths; ++b) {
+    if (int(b) < kMeasuredBits) {
+      std::vector<double> losses;
+      SLIM_RETURN_IF_ERROR(measure(int(b) + 1, losses));
+      double loss = 0, sum = 0;
+      for (size_t r = 0; r < losses.size(); ++r) loss += rows[r] * losses[r];
+      for (size_t i = b; i < errors.size(); i += widths) sum += errors[i];
+      ratio = sum > 0 ? loss / sum : 1;
+    }
+    for (size_t i = b; i < errors.size(); i += widths) errors[i] *= ratio;
+  }
+  return Status::success();
+}
+
 Status groupErrors(const GroupedWeight& weight, const GroupErrorWeights& weights, int mostBits,
                    Quantizer quantizer, ThreadPool& pool, const CancelFlag& cancelled,
                    std::vector<double>& errors) {
   errors = shares(weight, weights, mostBits, quantizer, pool, cancelled);
-  const size_t count = weight.groups.count(), widths = size_t(mostBits);
-  double ratio = 1;
-  for (size_t b = 0; b < widths; ++b) {
-    if (int(b) < kMeasuredBits) {
-      std::vector<float> w(weight.data, weight.data + weight.rows * weight.cols());
-      std::vector<double> losses(weight.rows);
-      GroupCodes codes;
-      QuantizationSeconds seconds;
-      SLIM_RETURN_IF_ERROR(quantizeGroups(
-          w, weight.rows, weight.groups, std::vector<uint8_t>(count, uint8_t(b + 1)),
-          {.quantizer = quantizer, .h = weights.h, .factor = &weights.factor, .losses = losses.data()}, pool,
-          cancelled, codes, seconds));
-      double loss = 0, sum = 0;
-      for (size_t r = 0; r < weight.rows; ++r) loss += weights.rows[r] * losses[r];
-      for (size_t g = 0; g < count; ++g) sum += errors[g * widths + b];
-      ratio = sum > 0 ? loss / sum : 1;
-    }
-    for (size_t g = 0; g < count; ++g) errors[g * widths + b] *= ratio;
-  }
-  return Status::success();
+  const auto measure = [&](int bits, std::vector<double>& losses) {
+    std::vector<float> w(weight.data, weight.data + weight.rows * weight.cols());
+    losses.resize(weight.rows);
+    GroupCodes codes;
+    QuantizationSeconds seconds;
+    return quantizeGroups(
+        w, weight.rows, weight.groups, std::vector<uint8_t>(weight.groups.count(), uint8_t(bits)),
+        {.quantizer = quantizer, .h = weights.h, .factor = &weights.factor, .losses = losses.data()}, pool,
+        cancelled, codes, seconds);
+  };
+  return scaleToLosses(mostBits, weights.rows, measure, errors);
 }
 
 }  // namespace slim

@@ -7,6 +7,7 @@
 // GPTQ measurably leaves with all groups at b bits: what columns take over from others makes them harder to
 // quantize, at one bit by some 30 % more than at two, and of some layers more than of others.
 #pragma once
+#include <functional>
 #include <vector>
 
 #include "core/status.h"
@@ -23,8 +24,14 @@ struct GroupErrorWeights {
   const double* rows;           // [rows] f_o: what an error of each output costs, e.g. its Fisher information
 };
 
-/// errors[group * mostBits + b − 1] for widths b = 1 … mostBits. Beyond three bits L_b / Σ a is that of
-/// three.
+/// Losses of all rows, Σ_j e_j², that GPTQ leaves with every group at `bits` bits.
+using MeasureLosses = std::function<Status(int bits, std::vector<double>& losses)>;
+/// L_b / Σ_g a(g, b) times `errors`, which come as a(g, b): [groups][mostBits]. Beyond three bits the ratio
+/// is that of three.
+Status scaleToLosses(int mostBits, const double* rows, const MeasureLosses& measure,
+                     std::vector<double>& errors);
+
+/// errors[group * mostBits + b − 1] for widths b = 1 … mostBits.
 Status groupErrors(const GroupedWeight& weight, const GroupErrorWeights& weights, int mostBits,
                    Quantizer quantizer, ThreadPool& pool, const CancelFlag& cancelled,
                    std::vector<double>& errors);

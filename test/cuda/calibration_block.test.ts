@@ -65,7 +65,7 @@ describe.skipIf(skip).each(FAMILIES)('a block of %s on the emulated device', (fa
     const sizes = sizesOf(blockSpec, linears.find(({ role }) => role === 'down')!.cols)
     const [expected, given] = [hessians(sizes, onCpu), hessians(sizes, onDevice)]
     const states = inputs()
-    const deviceStates = emulated!.device.states(states)
+    const deviceStates = await run(emulated!.device.states(states))
     const options = { sequenceLength: length }
 
     await run(blocks[0]!.forward(states, { ...options, taps: expected }, 1))
@@ -91,17 +91,17 @@ const passOf = (states: NativeTensor, { o, down }: Sizes): StagedPass => ({
   attended: addon().allocateTensor('F32', [states.shape[0]!, o]),
   inner: addon().allocateTensor('F32', [states.shape[0]!, down]),
 })
-function devicePassOf(
+async function devicePassOf(
   states: NativeTensor,
   { o, down }: Sizes,
   onHost = false,
-): StagedPass<NativeCudaStates> {
+): Promise<StagedPass<NativeCudaStates>> {
   const { device } = emulated!
   const tokens = states.shape[0]!
   return {
-    states: device.states(states, { onHost }),
-    attended: device.states({ tokens, width: o }, { onHost }),
-    inner: device.states({ tokens, width: down }, { onHost }),
+    states: await run(device.states(states, { onHost })),
+    attended: await run(device.states({ tokens, width: o }, { onHost })),
+    inner: await run(device.states({ tokens, width: down }, { onHost })),
   }
 }
 const partsOf = (pass: StagedPass<NativeCudaStates>) => [pass.states, pass.attended, pass.inner]
@@ -144,9 +144,9 @@ describe.skipIf(skip).each(Object.keys(specs))('the stages of a block %s on the 
       randomTensor(shape, 99, 2),
       addon().tensorFrom(originals.toFloat32Array(), 'F32', shape),
     ].map((states) => passOf(states, sizes)) as [StagedPass, StagedPass]
-    const [devicePass, deviceBeside] = [inputs, originals].map((states) => devicePassOf(states, sizes)) as [
-      StagedPass<NativeCudaStates>,
-      StagedPass<NativeCudaStates>,
+    const [devicePass, deviceBeside] = [
+      await devicePassOf(inputs, sizes),
+      await devicePassOf(originals, sizes),
     ]
     const options = { sequenceLength: length, pass, original: { block, pass: beside } }
     const deviceOptions = {
@@ -215,7 +215,7 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
       await run(block.forward(states, { sequenceLength: length }, 1))
       const results: Uint8Array[][] = []
       for (const onHost of [false, true]) {
-        const mine = emulated!.device.states(random(tokens), { onHost })
+        const mine = await run(emulated!.device.states(random(tokens), { onHost }))
         expect([mine.onDevice, mine.tokens, mine.width]).toEqual([!onHost, tokens, spec.hiddenSize])
         const given = hessians(sizes, onDevice)
         await run(deviceBlock.forward(mine, { ...options, taps: given }, 1))
@@ -225,8 +225,8 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
           expect(given[tap].sequences).toBe(windows)
           expect(error(given[tap].matrix(), expected[tap].matrix()), tap).toBeLessThan(BOUND)
         }
-        const pass = devicePassOf(random(tokens), sizes, onHost)
-        const original = { block: deviceBlock, pass: devicePassOf(random(tokens, 6), sizes, onHost) }
+        const pass = await devicePassOf(random(tokens), sizes, onHost)
+        const original = { block: deviceBlock, pass: await devicePassOf(random(tokens, 6), sizes, onHost) }
         const staged = hessians(sizes, onDevice)
         for (const tap of TAPS)
           await run(deviceBlock.stage(tap, { ...options, pass, original, hessian: staged[tap] }, 1))
@@ -249,8 +249,8 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     const deviceBlock = await toDevice(block)
     const sums: NativeTensor[] = []
     for (const tileTokens of [undefined, 32]) {
-      const pass = devicePassOf(random(75), sizes)
-      const original = { block: deviceBlock, pass: devicePassOf(random(75, 6), sizes) }
+      const pass = await devicePassOf(random(75), sizes)
+      const original = { block: deviceBlock, pass: await devicePassOf(random(75, 6), sizes) }
       for (const tap of TAPS) {
         const hessian = onDevice(sizes[tap])
         const options = { sequenceLength: 75, tileTokens, pass, original, hessian }
@@ -270,7 +270,7 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     const heads = randomBlockOf({ spec: { heads: 10, kvHeads: 1, headDim } })
     const wide = new (addon().DecoderBlock)(heads.spec, heads.weights)
     const deviceBlock = await toDevice(wide)
-    const [states, mine] = [random(18), emulated!.device.states(random(18))]
+    const [states, mine] = [random(18), await run(emulated!.device.states(random(18)))]
     await run(wide.forward(states, { sequenceLength: 9 }, 1))
     await run(deviceBlock.forward(mine, { sequenceLength: 9 }, 1))
     expect(error(mine.read(), states, random(18))).toBeLessThan(BOUND)
@@ -283,7 +283,7 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
       const { blocks, spec: model } = await loadFixture('qwen2', dtype)
       const deviceBlock = await toDevice(blocks[0]!)
       const inputs = () => randomTensor([11, model.blocks[0]!.spec.hiddenSize], 3)
-      const [states, mine] = [inputs(), emulated!.device.states(inputs())]
+      const [states, mine] = [inputs(), await run(emulated!.device.states(inputs()))]
       await run(blocks[0]!.forward(states, { sequenceLength: 11 }, 1))
       await run(deviceBlock.forward(mine, { sequenceLength: 11 }, 1))
       expect(error(mine.read(), states, inputs())).toBeLessThan(BOUND)
@@ -301,7 +301,7 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
       linears: { ...weights.linears, q: { weight: q } },
     })
     const deviceBlock = await toDevice(mixed)
-    const [states, mine] = [random(42), emulated!.device.states(random(42))]
+    const [states, mine] = [random(42), await run(emulated!.device.states(random(42)))]
     await run(mixed.forward(states, { sequenceLength: 21 }, 1))
     await run(deviceBlock.forward(mine, { sequenceLength: 21 }, 1))
     expect(error(mine.read(), states, random(42))).toBeLessThan(BOUND)
@@ -313,7 +313,7 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     const { device } = emulated!
     const before = device.usedBytes
     const deviceBlock = await toDevice(block)
-    const pass = devicePassOf(random(6), sizes)
+    const pass = await devicePassOf(random(6), sizes)
     const used = [device.usedBytes]
     for (const stage of [...TAPS, 'end'] as const) {
       await run(deviceBlock.stage(stage, { sequenceLength: 6, pass }, 1))
@@ -327,9 +327,24 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     expect(device.usedBytes).toBeLessThanOrEqual(before)
   })
 
+  it('copies states, wherever they and the copy lie', async () => {
+    const { device } = emulated!
+    const before = device.usedBytes
+    for (const from of [false, true])
+      for (const to of [false, true]) {
+        const source = await run(device.states(random(7), { onHost: from }))
+        const copy = await run(device.states(source, { onHost: to }))
+        expect([source.onDevice, copy.onDevice]).toEqual([!from, !to])
+        source.dispose()
+        expect(copy.read().toBytes()).toEqual(random(7).toBytes())
+        copy.dispose()
+      }
+    expect(device.usedBytes).toBe(before)
+  })
+
   it('stops where it is cancelled', async () => {
     const deviceBlock = await toDevice(block)
-    const mine = emulated!.device.states(random(260))
+    const mine = await run(emulated!.device.states(random(260)))
     const job = deviceBlock.forward(mine, { sequenceLength: 130, tileTokens: 64 }, 1)
     job.cancel()
     await expect(run(job)).rejects.toMatchObject({ code: 'SLIM_ABORTED' })
@@ -341,8 +356,8 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     const { device } = emulated!
     const deviceBlock = await toDevice(block)
     const { hiddenSize } = spec
-    const mine = device.states(random(12))
-    const narrow = device.states({ tokens: 12, width: hiddenSize - 1 })
+    const mine = await run(device.states(random(12)))
+    const narrow = await run(device.states({ tokens: 12, width: hiddenSize - 1 }))
     const refused = (parameter: string, attempt: () => unknown) =>
       expect(attempt, parameter).toThrow(
         expect.objectContaining({ code: 'SLIM_INVALID_ARGUMENT', parameter }),
@@ -359,7 +374,7 @@ describe.skipIf(skip)('calibration windows on the emulated device', () => {
     const hostTap = new (addon().Hessian)(hiddenSize, 0)
     refused('taps.qkv', () => deviceBlock.forward(mine, { ...options, taps: { qkv: hostTap } }, 1))
     refused('taps.down', () => deviceBlock.forward(mine, { ...options, taps: { down: onDevice(3) } }, 1))
-    const pass = devicePassOf(random(12), sizes)
+    const pass = await devicePassOf(random(12), sizes)
     const stage = (name: TapName | 'end', more: object) => () =>
       deviceBlock.stage(name, { ...options, pass, ...more }, 1)
     refused('stage', () => deviceBlock.stage('q' as TapName, { ...options, pass }, 1))

@@ -97,6 +97,48 @@ describe.skipIf(skip)('products on the emulated device', () => {
         expect(launch.sharedWavefronts).toBe(launch.minimumWavefronts)
       })
 
+  for (const a of LAYOUTS)
+    for (const b of LAYOUTS)
+      it(`are right in batches for A by ${a}, B by ${b}`, async () => {
+        for (const [batch, m, n, k] of [
+          [3, 5, 66, 17], // matrices do not begin on vectors
+          [2, 68, 12, 20],
+          [18, 132, 260, 132], // large tiles: 6 of each product, 108 multiprocessors
+        ] as const) {
+          // Small integers, whose products are exact.
+          const matrices = (rows: number, layout: GemmOperand['layout'], seed: number) =>
+            Array.from({ length: batch }, (_, i) => {
+              const { tensor } = operand(rows, k, layout, 0, seed + i)
+              const values = tensor.toFloat32Array().map((x) => Math.round(4 * x))
+              return { tensor: native.tensorFrom(values, 'F32', tensor.shape), layout }
+            })
+          const stacked = (parts: ReturnType<typeof matrices>) => {
+            const [height, width] = parts[0]!.tensor.shape as [number, number]
+            const values = Float32Array.from(parts.flatMap(({ tensor }) => [...tensor.toFloat32Array()]))
+            return {
+              tensor: native.tensorFrom(values, 'F32', [batch * height, width]),
+              layout: parts[0]!.layout,
+            }
+          }
+          const [as, bs] = [matrices(m, a, 1), matrices(n, b, 100)]
+          const zeros = (rows: number) => native.allocateTensor('F32', [rows, n])
+          const c = zeros(batch * m)
+          emulated!.launches()
+          await run(emulated!.device.multiply(c, { m, n, k, a: stacked(as), b: stacked(bs), batch }))
+          const launches = emulated!.launches()
+          const values = c.toFloat32Array()
+          for (let i = 0; i < batch; i++) {
+            const expected = zeros(m)
+            await run(native.gemmCase(expected, { m, n, k, a: as[i]!, b: bs[i]!, reference: true }, 1))
+            expect(values.slice(i * m * n, (i + 1) * m * n)).toEqual(expected.toFloat32Array())
+          }
+          if (onGpu) continue
+          expect(launches.map(({ kernel }) => kernel)).toEqual([
+            expect.stringMatching(batch === 18 ? /^multiply128/ : /^multiply64/),
+          ])
+        }
+      })
+
   for (const accumulate of [false, true])
     for (const upperOnly of [false, true])
       it(`${accumulate ? 'are added to C' : 'replace C'}${upperOnly ? ', above the diagonal' : ''}`, async () => {

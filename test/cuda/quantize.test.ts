@@ -1,10 +1,11 @@
 /** quantize() with device 'cuda' on the emulated driver: two families from checkpoint to generated text. */
+import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { evaluatePerplexity, loadModel, type Model, type QuantizeOptions, quantize } from '../../lib/index.js'
 import { packageRoot } from '../../lib/native/addon.js'
 import { withByteTokenizer } from '../support/byte_tokenizer.js'
-import { hasEmulator, openEmulated } from '../support/cuda.js'
+import { hasEmulator, onGpu, openEmulated } from '../support/cuda.js'
 import { largestDifference } from '../support/decoder.js'
 import { calibrationFile, contentHashes, heldoutFile } from '../support/demo.js'
 import { temporaryFolder } from '../support/temporary.js'
@@ -37,6 +38,7 @@ describe.skipIf(skip)("quantize with device 'cuda', on the emulated driver", () 
     ['llama', { method: 'slim-paper', bits: 3, groupSize: 32 }],
     ['gpt-neox', { method: 'slim-paper', bits: 3, groupSize: 32 }],
     ['llama', { method: 'slim', bits: 3, groupSize: 32 }],
+    ['gemma2', { method: 'slim', bits: 2, groupSize: 32 }],
     ['gemma2', { method: 'gptq', bits: 4, groupSize: 64 }],
   ]
   it.each(cases)('%s by %o: packed, loaded, run', async (family, options) => {
@@ -92,5 +94,27 @@ describe.skipIf(skip)("quantize with device 'cuda', on the emulated driver", () 
     })
     await quantize(source, continued)
     expect(contentHashes(continued.output)).toEqual(contentHashes(options.output))
+  })
+
+  it('tells people of the device, and of what to do where its memory is full', () => {
+    const quantizeWith = (output: string, env: Record<string, string> = {}) => {
+      const options = { method: 'gptq', bits: 4, 'group-size': 32, samples: 1, 'seq-len': 32, device: 'cuda' }
+      const args = Object.entries({ ...options, output: path.join(folder, output) }).flatMap(
+        ([name, value]) => [`--${name}`, String(value)],
+      )
+      const cli = path.join(packageRoot(), 'dist', 'cli', 'main.js')
+      return spawnSync(
+        process.execPath,
+        [cli, 'quantize', fixture('llama'), '--calibration', calibrationFile, ...args],
+        { encoding: 'utf8', env: { ...process.env, ...env } },
+      )
+    }
+    expect(quantizeWith('told').stdout).toMatch(/^on cuda \S+, .+, at most [\d.]+ [kM]B of its memory$/m)
+    if (onGpu) return
+    const failed = quantizeWith('full', { SLIM_EMULATOR_MEMORY: String(2 ** 18) })
+    expect(failed.status).toBe(1)
+    expect(failed.stderr).toMatch(
+      /bytes of device memory for [\s\S]*fewer or shorter calibration windows .*device 'cpu'/,
+    )
   })
 })

@@ -8,11 +8,15 @@ import { missingForCuda } from '../../lib/native/device.js'
 
 const TESTS = [
   'bit_allocation',
+  'block_backward',
   'calibration_block',
   'decoder_operations',
   'device_hessian',
   'device_model',
+  'fisher',
+  'group_errors',
   'group_quantization',
+  'head_gradient',
   'inverse_factor',
   'load_model',
   'multiply',

@@ -48,8 +48,11 @@ struct NormArguments {
   float eps;
 };
 
+/// A warp takes a head of a row.
+constexpr uint32_t kPrepareWarps = 4;
+
 /// prepareHeads, prepareHeadsF32: rows of projected q, k, v: q and k normed per head and turned, q scaled in
-/// place; k and v stored in the cache as float16 or float32.
+/// place; k and v stored in the cache as float16 or float32, beside which k stays in its row, too.
 struct PrepareHeadsArguments {
   Address<float> qkv;                                               // [rows, qkvStride]
   Address<const float> queryWeight, queryBias, keyWeight, keyBias;  // null: no norm, no bias

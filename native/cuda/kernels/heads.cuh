@@ -1,5 +1,7 @@
 // Between the projections and the attention: norms of heads, rotary embedding, the KV cache's next entries.
 #pragma once
+#include <type_traits>
+
 #include "cuda/kernels/loads.cuh"
 
 namespace slim::cuda {
@@ -25,8 +27,6 @@ __device__ __forceinline__ Element* cacheRows(uint64_t page, uint64_t blockOffse
 
 __device__ __forceinline__ void storeElement(float value, __half& to) { to = __float2half_rn(value); }
 __device__ __forceinline__ void storeElement(float value, float& to) { to = value; }
-
-constexpr int kPrepareWarps = 4;
 
 /// One warp a head of a row: first the queries, then the keys with their values.
 template <typename Element>
@@ -83,6 +83,9 @@ __device__ __forceinline__ void prepareRows(const PrepareHeadsArguments& a) {
     storeElement(d < a.headDim ? turned(d) : 0.0f, keys[d]);
     storeElement(d < a.headDim ? value[d] : 0.0f, values[d]);
   }
+  // A backward pass reads them in rows of all tokens.
+  if constexpr (std::is_same_v<Element, float>)
+    for (uint32_t d = lane; d < a.headDim; d += 32) x[d] = keys[d];
 }
 
 }  // namespace slim::cuda

@@ -11,11 +11,13 @@ struct MultiplyOperand {
   uint32_t vectors;  // whether every fourth element of a row (column) lies on a 16-byte boundary
 };
 
-/// multiply…: c [m, n] = alpha · a · bᵀ (+ c).
+/// multiply…: c [m, n] = alpha · a · bᵀ (+ c), of several matrices (blockIdx.z) that lie so many elements
+/// apart.
 struct MultiplyArguments {
   MultiplyOperand a, b;
   Address<float> c;
   uint64_t ldc;
+  uint64_t aApart, bApart, cApart;
   uint32_t m, n, k;
   float alpha;
   uint32_t accumulate, upperOnly;

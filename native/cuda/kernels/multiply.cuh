@@ -35,9 +35,10 @@ __device__ __forceinline__ uint32_t bytesLeft(uint32_t from, uint32_t end) {
 template <uint32_t kTile, bool kColumnMajor>
 class OperandCopy {
  public:
-  __device__ OperandCopy(const MultiplyOperand& operand, uint32_t first) : operand_(operand) {
+  __device__ OperandCopy(const MultiplyOperand& operand, uint32_t first, uint64_t apart) : operand_(operand) {
     const uint64_t row = first + this->row(), column = this->column();
-    from_ = operand.data + (kColumnMajor ? column * operand.stride + row : row * operand.stride + column);
+    from_ = operand.data + blockIdx.z * apart +
+            (kColumnMajor ? column * operand.stride + row : row * operand.stride + column);
   }
 
   /// Queues the next 16 columns, from where on there are `rows` × `depth` elements.
@@ -121,8 +122,8 @@ __device__ __forceinline__ void multiplyTiles(const MultiplyArguments& a) {
   const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const uint32_t warpRow = warp % 2 * (kTile / 2), warpColumn = warp / 2 * 32;
 
-  OperandCopy<kTile, kColumnsA> copyA(a.a, firstRow);
-  OperandCopy<kTile, kColumnsB> copyB(a.b, firstColumn);
+  OperandCopy<kTile, kColumnsA> copyA(a.a, firstRow, a.aApart);
+  OperandCopy<kTile, kColumnsB> copyB(a.b, firstColumn, a.bApart);
 #pragma unroll
   for (uint32_t stage = 0; stage + 1 < kMultiplyStages; ++stage) {
     if (const uint32_t start = kMultiplyDepth * stage; start < a.k) {
@@ -187,7 +188,7 @@ __device__ __forceinline__ void multiplyTiles(const MultiplyArguments& a) {
         const uint32_t row = firstRow + warpRow + 16 * m + 8 * i + g;
         const uint32_t column = firstColumn + warpColumn + 8 * n + 2 * t;
         if (row >= a.m || column >= a.n) continue;
-        float* c = a.c + row * a.ldc + column;
+        float* c = a.c + blockIdx.z * a.cApart + row * a.ldc + column;
         const float x = a.alpha * sums[m][n][2 * i], y = a.alpha * sums[m][n][2 * i + 1];
         if (a.pairs && column + 1 < a.n) {
           float2* pair = reinterpret_cast<float2*>(c);

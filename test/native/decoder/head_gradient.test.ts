@@ -167,7 +167,9 @@ describe('bad input', () => {
       /token id below 67 for labels\[0\] but received 67/,
     )
     await expect(gradient({ labels: [1, 2] })).rejects.toThrow(/Int32Array of token ids for labels/)
-    await expect(gradient({ head: randomTensor([vocab, 19], 1) })).rejects.toThrow(/\[tokens, 19\]/)
+    await expect(gradient({ head: randomTensor([vocab, 19], 1), finalNorm: undefined })).rejects.toThrow(
+      /\[tokens, 19\]/,
+    )
     await expect(gradient({ finalNorm: { weight: randomTensor([19], 1) } })).rejects.toThrow(
       /vector of 20 .* for finalNorm.weight/,
     )
