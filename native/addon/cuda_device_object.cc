@@ -77,6 +77,7 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                       instanceMethod<&CudaDeviceObject::relativeOutputError>("relativeOutputError"),
                       instanceMethod<&CudaDeviceObject::fitGroups>("fitGroups"),
                       instanceMethod<&CudaDeviceObject::gptq>("gptq"),
+                      instanceMethod<&CudaDeviceObject::sample>("sample"),
                       instanceMethod<&CudaDeviceObject::dispose>("dispose")});
 }
 

@@ -17,3 +17,4 @@
 #include "cuda/kernels/prompt_attention.cuh"
 #include "cuda/kernels/refinement.cuh"
 #include "cuda/kernels/salience.cuh"
+#include "cuda/kernels/sampling.cuh"

@@ -7,7 +7,7 @@
 namespace slim::cuda {
 
 /// Raised with every change of an argument, a layout or a kernel's name: the host refuses other kernels.
-constexpr uint32_t kKernelsVersion = 5;
+constexpr uint32_t kKernelsVersion = 6;
 
 #ifdef __CUDACC__
 template <typename T>
