@@ -204,7 +204,7 @@ __device__ __forceinline__ Word selectRank(const RankedTokens& tokens, Word targ
     if (shared.inBin - target < least) break;
   }
   __syncthreads();
-  return prefix;
+  return max(prefix, tokens.least);  // the prefix may be left before it reaches the first of the tokens
 }
 
 /// Leaves the `count` likeliest, in the shortlist if they fit there. There are as many from the count-th of
@@ -292,6 +292,7 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kSampleThreads)
       tokens.forEach<1>(shared, [&](Word rank) {
         a.likely[atomicAdd(&shared.count, 1u)] = {int32_t(idOf(rank)), logitOf(rank)};
       });
+      __syncthreads();
     }
     for (uint32_t i = threadIdx.x; i < row.recents; i += kSampleThreads) {
       const float logit = recentLogits[i] = logits[recents[i]];
@@ -316,7 +317,7 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kSampleThreads)
       const Word least = (sum - target) / a.vocab;
       if (tokens.listed == 0)
         tokens.shorten(shared, [&](Word rank) { return likelihood.of(logitOf(rank)) >= least; });
-      tokens.least = max(tokens.least, selectRank(tokens, target, &likelihood, 6, shared));
+      tokens.least = selectRank(tokens, target, &likelihood, 6, shared);
     }
     tokens.least = max(tokens.least, rankOf(float(double(highest) + row.minLogit), 0xffffffffu));
     id = drawToken(tokens, likelihood, row.fraction, shared);
