@@ -23,7 +23,7 @@ constexpr uint32_t kSampleBatch = 8;
 
 using Word = unsigned long long;
 
-struct SampleShared {
+struct __align__(16) SampleShared {
   Word bins[kRankBins];
   Word shortlist[kShortlist];  // ranks of tokens, in any order
   Word warps[kSampleWarps];
@@ -187,14 +187,15 @@ __device__ __forceinline__ Word selectRank(const RankedTokens& tokens, Word targ
     __syncthreads();
     // From the highest bin down, two a thread.
     const uint32_t bin = kRankBins - 1 - 2 * threadIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const Word first = shared.bins[bin], both = first + shared.bins[bin - 1];
+    const ulonglong2 pair = reinterpret_cast<const ulonglong2&>(shared.bins[bin - 1]);
+    const Word first = pair.y, both = pair.x + pair.y;
     const Word upTo = warpPrefix(both), ofWarps = exchangeWarps(upTo, shared);
     const Word before = warpSum(lane < warp ? ofWarps : 0) + upTo - both;
     if (before < target && target <= before + both) {
       const bool second = target > before + first;
       shared.bin = bin - second;
       shared.above = second ? before + first : before;
-      shared.inBin = second ? both - first : first;
+      shared.inBin = second ? pair.x : first;
     }
     __syncthreads();
     prefix |= Word(shared.bin) << shift;
