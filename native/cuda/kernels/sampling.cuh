@@ -16,7 +16,8 @@ namespace slim::cuda {
 
 constexpr uint32_t kSampleWarps = kSampleThreads / 32;
 static_assert(kSampleWarps == 32, "a warp holds one value of every warp");
-constexpr uint32_t kRankBins = 2 * kSampleThreads;
+constexpr uint32_t kRankBits = 11, kRankBins = 1 << kRankBits;  // of a digit
+static_assert(kRankBins == 2 * kSampleThreads);
 constexpr uint32_t kShortlist = 2048;
 /// Logits of a thread that are on their way at once.
 constexpr uint32_t kSampleBatch = 8;
@@ -150,14 +151,12 @@ struct RankedTokens {
     }
   }
 
-  /// Lists those that `wanted` wants, which are at least one; they stay where they are if they are too many.
-  template <typename Wanted>
-  __device__ __forceinline__ void shorten(SampleShared& shared, const Wanted& wanted) {
+  /// Lists them, at least one; they stay where they are if they are too many.
+  __device__ __forceinline__ void shorten(SampleShared& shared) {
     __syncthreads();
     if (threadIdx.x == 0) shared.count = 0;
     __syncthreads();
     forEach<4>(shared, [&](Word rank) {
-      if (!wanted(rank)) return;
       const uint32_t place = atomicAdd(&shared.count, 1u);
       if (place < kShortlist) shared.shortlist[place] = rank;
     });
@@ -166,68 +165,67 @@ struct RankedTokens {
   }
 };
 
-/// A rank from which on the weights of the tokens add up to `target` with as few tokens as possible. Weights
-/// are 1, or the likelihoods where they are given. Of fewer digits than 6: a rank that is at most that one.
-__device__ __forceinline__ Word selectRank(const RankedTokens& tokens, Word target,
+/// The rank from which on as few tokens as possible weigh `target` together. Weights are 1, or the
+/// likelihoods if they are given. `best` is the highest rank. After so many digits the others are taken for
+/// 0: some more tokens may be from that rank on.
+__device__ __forceinline__ Word selectRank(const RankedTokens& tokens, Word best, Word target,
                                            const Likelihood* likelihood, uint32_t digits,
                                            SampleShared& shared) {
-  Word prefix = 0;
-  uint32_t shift = 64;
+  // The first digit begins where ranks differ.
+  uint32_t shift = 64 - min(uint32_t(__clzll((long long)(best ^ tokens.least))), 63u);
+  Word found = best & ~(~Word(0) >> (64 - shift));
 #pragma unroll 1
-  for (uint32_t digit = 0; digit < digits; ++digit) {
-    const uint32_t bits = digit % 3 == 2 ? 10 : 11;  // 32 of the logit, 32 of the id
+  for (; digits > 0 && shift > 0; --digits) {
+    const uint32_t bits = min(kRankBits, shift);
     shift -= bits;
-    for (uint32_t i = threadIdx.x; i < kRankBins; i += kSampleThreads) shared.bins[i] = 0;
+    reinterpret_cast<ulonglong2*>(shared.bins)[threadIdx.x] = {0, 0};
     __syncthreads();
     tokens.forEach<1>(shared, [&](Word rank) {
-      if ((rank ^ prefix) >> shift >> bits) return;
+      if ((rank ^ found) >> shift >> bits) return;
       const Word weight = likelihood ? likelihood->of(logitOf(rank)) : 1;
       if (weight > 0) atomicAdd(&shared.bins[uint32_t(rank >> shift) & ((1u << bits) - 1)], weight);
     });
     __syncthreads();
     // From the highest bin down, two a thread.
-    const uint32_t bin = kRankBins - 1 - 2 * threadIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const ulonglong2 pair = reinterpret_cast<const ulonglong2&>(shared.bins[bin - 1]);
-    const Word first = pair.y, both = pair.x + pair.y;
-    const Word upTo = warpPrefix(both), ofWarps = exchangeWarps(upTo, shared);
+    const uint32_t low = kRankBins - 2 - 2 * threadIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const ulonglong2 pair = reinterpret_cast<const ulonglong2&>(shared.bins[low]);
+    const Word both = pair.x + pair.y, upTo = warpPrefix(both), ofWarps = exchangeWarps(upTo, shared);
     const Word before = warpSum(lane < warp ? ofWarps : 0) + upTo - both;
     if (before < target && target <= before + both) {
-      const bool second = target > before + first;
-      shared.bin = bin - second;
-      shared.above = second ? before + first : before;
-      shared.inBin = second ? pair.x : first;
+      const bool second = target > before + pair.y;
+      shared.bin = low + !second;
+      shared.above = second ? before + pair.y : before;
+      shared.inBin = second ? pair.x : pair.y;
     }
     __syncthreads();
-    prefix |= Word(shared.bin) << shift;
+    found |= Word(shared.bin) << shift;
     target -= shared.above;
-    // The bin is left whole if what is too much in it is less than any of its tokens.
-    const Word least = likelihood && digit >= 2 ? likelihood->of(logitOf(prefix)) : 1;
+    // All of the bin is needed if what is too much in it is less than any of its tokens.
+    const Word rank = max(found, tokens.least), least = likelihood ? likelihood->of(logitOf(rank)) : 1;
     if (shared.inBin - target < least) break;
   }
   __syncthreads();
-  return max(prefix, tokens.least);  // the prefix may be left before it reaches the first of the tokens
+  return max(found, tokens.least);
 }
 
-/// Leaves the `count` likeliest, in the shortlist if they fit there. There are as many from the count-th of
-/// the threads' best ones on, which is looked for first: few others are.
-__device__ __forceinline__ void keepLikeliest(RankedTokens& tokens, uint32_t count, Word threadBest,
+/// Leaves the `count` likeliest, in the shortlist if they fit there.
+__device__ __forceinline__ void keepLikeliest(RankedTokens& tokens, uint32_t count, const RowScan& scan,
                                               SampleShared& shared) {
-  const RankedTokens row = tokens;
-  const uint32_t threads = min(kSampleThreads, row.vocab);
+  // The count-th of the threads' best ones comes first: few tokens are from there on, and at least so many.
+  const uint32_t threads = min(kSampleThreads, tokens.vocab);
   bool ofThreads = count <= threads;
   if (ofThreads) {
-    if (threadIdx.x < threads) shared.shortlist[threadIdx.x] = threadBest;
+    if (threadIdx.x < threads) shared.shortlist[threadIdx.x] = scan.threadBest;
     __syncthreads();
     tokens.listed = threads;
   }
 #pragma unroll 1
   while (true) {
-    const Word least = selectRank(tokens, count, nullptr, ofThreads ? 2 : 6, shared);
-    tokens.least = least;
+    tokens.least = selectRank(tokens, scan.best, count, nullptr, ofThreads ? 2 : 6, shared);
     if (!ofThreads) return;
     ofThreads = false;
     tokens.listed = 0;
-    tokens.shorten(shared, [](Word) { return true; });
+    tokens.shorten(shared);
   }
 }
 
@@ -285,7 +283,7 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kSampleThreads)
     }
     tokens = {logits, a.vocab};
     const uint32_t count = !penalized ? row.likeliest : row.draws ? row.topK : 0;
-    if (count > 0 && count < a.vocab) keepLikeliest(tokens, count, scan.threadBest, shared);
+    if (count > 0 && count < a.vocab) keepLikeliest(tokens, count, scan, shared);
     if (penalized) break;
     if (count > 0) {
       if (threadIdx.x == 0) shared.count = row.firstLikely;
@@ -314,11 +312,13 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kSampleThreads)
       tokens.forEach<4>(shared, [&](Word rank) { sum += likelihood.of(logitOf(rank)); });
       sum = blockSum(sum, shared);
       const Word target = min(max(Word(ceil(row.topP * double(sum))), Word(1)), sum);
-      // All tokens below this together have less than what is left out: they are among those left out.
-      const Word least = (sum - target) / a.vocab;
-      if (tokens.listed == 0)
-        tokens.shorten(shared, [&](Word rank) { return likelihood.of(logitOf(rank)) >= least; });
-      tokens.least = selectRank(tokens, target, &likelihood, 6, shared);
+      // Were all tokens a bit less likely than this, they would still have less than what is left out: those
+      // that are come after the last one that is kept.
+      const float share = float(sum - target) / (float(a.vocab) * float(kLikelihoodOne));
+      const float least = highest + (logf(share) - 0.01f) / row.inverseTemperature;
+      tokens.least = max(tokens.least, rankOf(least, 0xffffffffu));
+      if (tokens.listed == 0) tokens.shorten(shared);
+      tokens.least = selectRank(tokens, scan.best, target, &likelihood, 6, shared);
     }
     tokens.least = max(tokens.least, rankOf(float(double(highest) + row.minLogit), 0xffffffffu));
     id = drawToken(tokens, likelihood, row.fraction, shared);
