@@ -20,6 +20,7 @@ const TESTS = [
   'quantize',
   'quantize_linear',
   'refinement',
+  'sampling',
 ]
 
 const missing = missingForCuda()

@@ -6,8 +6,9 @@
 // rank on, which is found digit by digit from histograms of tokens (top-k) or likelihoods (top-p).
 //
 // Likelihoods e^((logit − highest) / T) are integers of 2^-40: their sums depend on no order. The highest is
-// 2^40, so sums of 2^23 tokens fit; a token below 2^-41 of the likeliest (27.7 T below its logit) is never
-// drawn, and others are rounded by 2^-41, beside the 2^-22 of their float32 exponential.
+// 2^40, so sums of 2^23 tokens fit; a token below 2^-41 of the likeliest (28.4 T below its logit) is never
+// drawn, and others are rounded by 2^-41, beside what float32 leaves of their exponential (relative 2^-22 of
+// likely ones, up to 2^-18 of the least likely, as on the CPU).
 #pragma once
 #include "cuda/kernels/loads.cuh"
 #include "cuda/kernels/sampling_arguments.h"
@@ -15,9 +16,11 @@
 namespace slim::cuda {
 
 constexpr uint32_t kSampleWarps = kSampleThreads / 32;
-static_assert(kSampleWarps == 32, "a warp holds one value of every warp");
-constexpr uint32_t kRankBits = 11, kRankBins = 1 << kRankBits;  // of a digit
+static_assert(kSampleWarps <= 32, "a warp holds one value of every warp");
+/// Of a digit of a rank.
+constexpr uint32_t kRankBits = 10, kRankBins = 1 << kRankBits;
 static_assert(kRankBins == 2 * kSampleThreads);
+constexpr uint32_t kRankDigits = (64 + kRankBits - 1) / kRankBits;
 constexpr uint32_t kShortlist = 2048;
 /// Logits of a thread that are on their way at once.
 constexpr uint32_t kSampleBatch = 8;
@@ -62,12 +65,12 @@ __device__ __forceinline__ Word warpPrefix(Word x) {
   return x;
 }
 
-/// Lane w of every warp gets warp w's value.
+/// Lane w of every warp gets warp w's value, 0 if there is none.
 __device__ __forceinline__ Word exchangeWarps(Word ofWarp, SampleShared& shared) {
   __syncthreads();
   if (threadIdx.x % 32 == 31) shared.warps[threadIdx.x / 32] = ofWarp;
   __syncthreads();
-  return shared.warps[threadIdx.x % 32];
+  return threadIdx.x % 32 < kSampleWarps ? shared.warps[threadIdx.x % 32] : 0;
 }
 __device__ __forceinline__ Word blockSum(Word x, SampleShared& shared) {
   return warpSum(exchangeWarps(warpSum(x), shared));
@@ -156,7 +159,7 @@ struct RankedTokens {
     __syncthreads();
     if (threadIdx.x == 0) shared.count = 0;
     __syncthreads();
-    forEach<4>(shared, [&](Word rank) {
+    forEach<kSampleBatch>(shared, [&](Word rank) {
       const uint32_t place = atomicAdd(&shared.count, 1u);
       if (place < kShortlist) shared.shortlist[place] = rank;
     });
@@ -221,7 +224,7 @@ __device__ __forceinline__ void keepLikeliest(RankedTokens& tokens, uint32_t cou
   }
 #pragma unroll 1
   while (true) {
-    tokens.least = selectRank(tokens, scan.best, count, nullptr, ofThreads ? 2 : 6, shared);
+    tokens.least = selectRank(tokens, scan.best, count, nullptr, ofThreads ? 2 : kRankDigits, shared);
     if (!ofThreads) return;
     ofThreads = false;
     tokens.listed = 0;
@@ -238,10 +241,11 @@ __device__ __forceinline__ uint32_t drawToken(const RankedTokens& tokens, const 
   Word target = 0;
   for (bool whole = true;; whole = false) {
     const uint32_t left = end - begin;
-    const uint32_t size = left > 1024 ? (left + 1023) / 1024 * 32 : (left + 31) / 32;
+    const uint32_t whole32 = left > kSampleThreads ? 32 : 1, parts = kSampleWarps * whole32;
+    const uint32_t size = (left + parts - 1) / parts * whole32;
     const uint32_t partEnd = min(end, begin + (warp + 1) * size);
     Word sum = 0;
-#pragma unroll 4
+#pragma unroll kSampleBatch
     for (uint32_t i = begin + warp * size + lane; i < partEnd; i += 32) {
       const float logit = tokens.logits[i];
       if (rankOf(logit, i) >= tokens.least) sum += likelihood.of(logit);
@@ -309,7 +313,7 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kSampleThreads)
     const Likelihood likelihood = {highest, row.inverseTemperature};
     if (row.topP < 1) {
       Word sum = 0;
-      tokens.forEach<4>(shared, [&](Word rank) { sum += likelihood.of(logitOf(rank)); });
+      tokens.forEach<kSampleBatch>(shared, [&](Word rank) { sum += likelihood.of(logitOf(rank)); });
       sum = blockSum(sum, shared);
       const Word target = min(max(Word(ceil(row.topP * double(sum))), Word(1)), sum);
       // Were all tokens a bit less likely than this, they would still have less than what is left out: those
@@ -318,7 +322,7 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kSampleThreads)
       const float least = highest + (logf(share) - 0.01f) / row.inverseTemperature;
       tokens.least = max(tokens.least, rankOf(least, 0xffffffffu));
       if (tokens.listed == 0) tokens.shorten(shared);
-      tokens.least = selectRank(tokens, scan.best, target, &likelihood, 6, shared);
+      tokens.least = selectRank(tokens, scan.best, target, &likelihood, kRankDigits, shared);
     }
     tokens.least = max(tokens.least, rankOf(float(double(highest) + row.minLogit), 0xffffffffu));
     id = drawToken(tokens, likelihood, row.fraction, shared);

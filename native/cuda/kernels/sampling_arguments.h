@@ -4,7 +4,7 @@
 
 namespace slim::cuda {
 
-constexpr uint32_t kSampleThreads = 1024;
+constexpr uint32_t kSampleThreads = 512;
 
 /// Of likelihoods and their sums, as integers: so much is 1.
 constexpr double kLikelihoodOne = 0x1p40;
