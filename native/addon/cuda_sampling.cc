@@ -10,7 +10,7 @@ namespace {
 struct Rows {
   TensorPtr logits;
   std::vector<std::shared_ptr<SharedSampler>> samplers;
-  std::vector<BusyHold> holds;
+  std::vector<BusyHold> holds;  // until the promise settles
   std::vector<std::optional<SampledToken>> tokens;
 
   // Samplers move on at the end, all or none.
@@ -50,7 +50,7 @@ Napi::Value CudaDeviceObject::sample(const Napi::CallbackInfo& info) {
   rows->logits = asTensor(info[0], "logits");
   const size_t count = info[1].IsArray() ? info[1].As<Napi::Array>().Length() : 0;
   if (rows->logits->dtype() != DType::F32 || rows->logits->shape().size() != 2 || count == 0 ||
-      rows->logits->rows() != count)
+      rows->logits->rows() != count || rows->logits->cols() == 0)
     throwInvalid(env, "logits",
                  std::string("F32 [rows, vocab], a row for each of ") + std::to_string(count) + " samplers",
                  info[0]);
@@ -69,7 +69,6 @@ Napi::Value CudaDeviceObject::sample(const Napi::CallbackInfo& info) {
         auto result = Napi::Array::New(e, rows->tokens.size());
         for (size_t i = 0; i < rows->tokens.size(); ++i)
           result.Set(uint32_t(i), toValue(e, *rows->tokens[i]));
-        rows->holds.clear();
         return result;
       });
 }

@@ -63,6 +63,8 @@ const OPTIONS: SamplerOptions[] = [
   { temperature: 1.5, topP: 0.9 },
   { temperature: 0.8, topP: 0.3 },
   { temperature: 5, topP: 0.999 },
+  { temperature: 1, topP: 1 - 1e-7 },
+  { temperature: 2, topP: 1 - 1e-12, topK: 30 },
   { temperature: 1, minP: 0.05 },
   { temperature: 1, minP: 1 },
   { temperature: 1.2, topK: 50, topP: 0.95, minP: 0.02, repetitionPenalty: 1.2, repetitionWindow: 8 },
@@ -95,6 +97,7 @@ describe.skipIf(skip)('sampling on the emulated device', () => {
         { temperature: 1, topK: 3000 },
         { temperature: 3, topK: 3000, topP: 0.9 },
         { temperature: 100, topP: 0.9 },
+        { temperature: 1, topP: 1 - 1e-9 },
       ],
       1,
     ))
@@ -141,7 +144,7 @@ describe.skipIf(skip)('sampling on the emulated device', () => {
       const counts = [1, 4, 300, 1100, 3000, 5000]
       const rows = counts.map((count) => randomLogits(vocab, count).map((x) => Math.round(x * 8) / 8))
       const samplers = counts.map((topLogprobs) =>
-        makeSampler({ topLogprobs, repetitionPenalty: 1e6, temperature: 0.3 }),
+        makeSampler({ topLogprobs, repetitionPenalty: 1e6, repetitionWindow: 9999, temperature: 0.3 }),
       )
       for (const sampler of samplers) sampler.accept(Int32Array.of(...Array(vocab).keys()))
       for (const [i, { top }] of (await sampleRows(rows, samplers)).entries()) {

@@ -39,6 +39,8 @@ __device__ __forceinline__ Word rankOf(float logit, uint32_t id) {
   const uint32_t bits = logit == 0 ? 0 : __float_as_uint(logit);  // −0 = 0
   return Word(bits >> 31 ? ~bits : bits | 0x80000000u) << 32 | ~id;
 }
+/// Below that of every token: of −∞ beyond all ids.
+constexpr Word kLeastRank = Word(0x007fffff) << 32;
 __device__ __forceinline__ uint32_t idOf(Word rank) { return ~uint32_t(rank); }
 __device__ __forceinline__ float logitOf(Word rank) {
   const uint32_t key = uint32_t(rank >> 32);
@@ -134,7 +136,7 @@ __device__ __forceinline__ RowScan scanRow(const float* logits, uint32_t vocab, 
 struct RankedTokens {
   const float* logits;
   uint32_t vocab;
-  Word least = 1;       // no rank is 0
+  Word least = kLeastRank;
   uint32_t listed = 0;  // 0: they are not
 
   template <uint32_t kBatch, typename Visit>
@@ -241,8 +243,8 @@ __device__ __forceinline__ uint32_t drawToken(const RankedTokens& tokens, const 
   Word target = 0;
   for (bool whole = true;; whole = false) {
     const uint32_t left = end - begin;
-    const uint32_t whole32 = left > kSampleThreads ? 32 : 1, parts = kSampleWarps * whole32;
-    const uint32_t size = (left + parts - 1) / parts * whole32;
+    const uint32_t step = left > kSampleThreads ? 32 : 1, steps = (left + step - 1) / step;
+    const uint32_t size = (steps + kSampleWarps - 1) / kSampleWarps * step;
     const uint32_t partEnd = min(end, begin + (warp + 1) * size);
     Word sum = 0;
 #pragma unroll kSampleBatch
@@ -316,11 +318,13 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kSampleThreads)
       tokens.forEach<kSampleBatch>(shared, [&](Word rank) { sum += likelihood.of(logitOf(rank)); });
       sum = blockSum(sum, shared);
       const Word target = min(max(Word(ceil(row.topP * double(sum))), Word(1)), sum);
-      // Were all tokens a bit less likely than this, they would still have less than what is left out: those
-      // that are come after the last one that is kept.
-      const float share = float(sum - target) / (float(a.vocab) * float(kLikelihoodOne));
-      const float least = highest + (logf(share) - 0.01f) / row.inverseTemperature;
-      tokens.least = max(tokens.least, rankOf(least, 0xffffffffu));
+      // All tokens less likely than this share of what is left out are less than that together, so they come
+      // after the last one that is kept. The hundredth is for roundings, which small shares lie amid.
+      const float share = float(sum - target) / float(a.vocab);
+      if (share > 64) {
+        const float least = highest + (logf(share / float(kLikelihoodOne)) - 0.01f) / row.inverseTemperature;
+        tokens.least = max(tokens.least, rankOf(least, 0xffffffffu));
+      }
       if (tokens.listed == 0) tokens.shorten(shared);
       tokens.least = selectRank(tokens, scan.best, target, &likelihood, kRankDigits, shared);
     }

@@ -30,7 +30,7 @@ struct SampledRow {
   uint64_t sum;          // Σ e^(logit − highest), times kLikelihoodOne
   float highest, logit;  // as the model gave them: of the likeliest token, and of the drawn one
   int32_t id;
-  uint32_t finite;  // 0: NaN, +∞ or nothing but −∞, and the rest is not written
+  uint32_t finite;  // 0: NaN, +∞ or nothing but −∞; there is no token then
 };
 
 /// sampleTokens: one CTA a row.
