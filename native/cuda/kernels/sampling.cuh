@@ -315,7 +315,7 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kSampleThreads)
     const Likelihood likelihood = {highest, row.inverseTemperature};
     if (row.topP < 1) {
       Word sum = 0;
-      tokens.forEach<kSampleBatch>(shared, [&](Word rank) { sum += likelihood.of(logitOf(rank)); });
+      tokens.forEach<kSampleBatch / 2>(shared, [&](Word rank) { sum += likelihood.of(logitOf(rank)); });
       sum = blockSum(sum, shared);
       const Word target = min(max(Word(ceil(row.topP * double(sum))), Word(1)), sum);
       // All tokens less likely than this share of what is left out are less than that together, so they come
