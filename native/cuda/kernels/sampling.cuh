@@ -264,7 +264,7 @@ __device__ __forceinline__ uint32_t drawToken(const RankedTokens& tokens, const 
 
 }  // namespace slim::cuda
 
-extern "C" __global__ void __launch_bounds__(slim::cuda::kSampleThreads)
+extern "C" __global__ void __launch_bounds__(slim::cuda::kSampleThreads, 1)
     sampleTokens(const __grid_constant__ slim::cuda::SampleArguments a) {
   using namespace slim::cuda;
   __shared__ SampleShared shared;
