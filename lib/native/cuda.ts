@@ -12,8 +12,10 @@ import type {
   NativeHessian,
   NativeJob,
   NativePackedMatrix,
+  NativeSampler,
   NativeTensor,
   Quantizer,
+  SampledToken,
 } from './addon.js'
 
 export interface CudaDeviceFacts {
@@ -106,6 +108,8 @@ export interface NativeCudaDevice {
     options: { groupSize: number; quantizer: Quantizer; costs?: NativeTensor },
     threads: number,
   ): NativeJob<NativePackedMatrix>
+  /** Internal to tests: draws the next token of every row of logits (F32 [rows, vocab]), as NativeSampler.sample. */
+  sample(logits: NativeTensor, samplers: readonly NativeSampler[]): NativeJob<SampledToken[]>
   /** The device's memory is given back when what lies on it is disposed, too. */
   dispose(): void
 }

@@ -66,6 +66,7 @@ Napi::Function CudaDeviceObject::define(Napi::Env env) {
                       instanceGetter<&CudaDeviceObject::getImage>("image"),
                       instanceGetter<&CudaDeviceObject::getUsedBytes>("usedBytes"),
                       instanceGetter<&CudaDeviceObject::getPeakBytes>("peakBytes"),
+                      instanceMethod<&CudaDeviceObject::sample>("sample"),
                       instanceMethod<&CudaDeviceObject::packedMatrix>("packedMatrix"),
                       instanceMethod<&CudaDeviceObject::hessian>("hessian"),
                       instanceMethod<&CudaDeviceObject::multiply>("multiply"),

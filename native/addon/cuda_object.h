@@ -34,6 +34,7 @@ class CudaDeviceObject : public NativeObject<CudaDeviceObject> {
   Napi::Value relativeOutputError(const Napi::CallbackInfo& info);
   Napi::Value fitGroups(const Napi::CallbackInfo& info);  // cuda_quantization.cc, as gptq
   Napi::Value gptq(const Napi::CallbackInfo& info);
+  Napi::Value sample(const Napi::CallbackInfo& info);  // cuda_sampling.cc
   Napi::Value dispose(const Napi::CallbackInfo& info);
   std::shared_ptr<cuda::Device> device(const Napi::CallbackInfo& info) const;
 

@@ -106,7 +106,8 @@ Status DeviceModel::queue(DevicePass& pass) const {
     SLIM_RETURN_IF_ERROR(blocks_[i].run(*device_, pass, pass.states.address(),
                                         {rotaries_[rotaryOf_[i]].table.address(), layout_->blockOffsets[i]}));
   if (pass.shape.logitRows == 0) return Status::success();
-  return project(pass, pass.states.address(), pass.logitRows, pass.shape.logitRows);
+  SLIM_RETURN_IF_ERROR(project(pass, pass.states.address(), pass.logitRows, pass.shape.logitRows));
+  return pass.sampling.sample(*device_, pass.logits.address(), widths_.vocab);
 }
 
 Status DeviceModel::project(DevicePass& pass, DeviceAddress states, DeviceAddress rowIndices,
@@ -159,13 +160,6 @@ Status DeviceModel::runDecode(const PassInput& input, DevicePass*& pass) const {
   return decode.graph->launch();
 }
 
-Status DeviceModel::drawFrom(DevicePass& pass, size_t rows, TokenDraw& draw, size_t first,
-                             ThreadPool& pool) const {
-  logits_.resize(rows * widths_.vocab);
-  SLIM_RETURN_IF_ERROR(device_->copyToHost(logits_.data(), pass.logits.address(), logits_.size() * 4));
-  return draw.draw(logits_.data(), widths_.vocab, first, rows, pool, samplers_);
-}
-
 Status DeviceModel::step(const std::vector<StepSequence>& sequences,
                          std::vector<std::optional<SampledToken>>& out, ThreadPool& pool,
                          const CancelFlag& cancelled) const {
@@ -179,6 +173,7 @@ Status DeviceModel::step(const std::vector<StepSequence>& sequences,
   }
   SLIM_RETURN_IF_ERROR(growRotaries(positions, pool));
   TokenDraw draw(sequences, out);
+  std::vector<std::optional<SampledToken>> tokens;
   size_t drawn = 0;
   // A pass's logits stay within some MB.
   const size_t mostLogits = std::max<size_t>(1, kLogitBytes / (widths_.vocab * sizeof(float)));
@@ -196,14 +191,18 @@ Status DeviceModel::step(const std::vector<StepSequence>& sequences,
       decodes = decodes && length == 1;
       done += length;
       if (done < sequence.ids.size()) continue;
-      if (sequence.sampler) input.logitRows.push_back(int32_t(input.ids.size() - 1));
+      if (sequence.sampler) {
+        input.sampling.add(draw.sampler(drawn + input.logitRows.size()), widths_.vocab);
+        input.logitRows.push_back(int32_t(input.ids.size() - 1));
+      }
       done = 0;
       ++s;
     }
     DevicePass* pass = &prompt_;
     SLIM_RETURN_IF_ERROR(decodes ? runDecode(input, pass) : runPrompt(input));
     if (input.logitRows.empty()) continue;
-    SLIM_RETURN_IF_ERROR(drawFrom(*pass, input.logitRows.size(), draw, drawn, pool));
+    SLIM_RETURN_IF_ERROR(pass->sampling.read(*device_, input.sampling, tokens));
+    SLIM_RETURN_IF_ERROR(draw.take(std::move(tokens), drawn));
     drawn += input.logitRows.size();
   }
   SLIM_RETURN_IF_ERROR(device_->synchronize());

@@ -1,5 +1,5 @@
-// The decoder on a device: weights, caches and all values lie there; token ids go up, logits come down.
-// Decoding one token of every sequence is one graph, recorded at the second step of its shape.
+// The decoder on a device: weights, caches and all values lie there; token ids go up and come down. Decoding
+// one token of every sequence is one graph, recorded at the second step of its shape.
 #pragma once
 #include <memory>
 #include <vector>
@@ -68,12 +68,12 @@ class DeviceModel final : public LanguageModel {
 
   explicit DeviceModel(std::shared_ptr<Device> device) : device_(std::move(device)) {}
   Status growRotaries(size_t positions, ThreadPool& pool) const;
-  /// Queues a pass whose input is uploaded: states of all rows, logits of those that are wanted.
+  /// Queues a pass whose input is uploaded: states of all rows, the next tokens of those that have some
+  /// drawn.
   Status queue(DevicePass& pass) const;
   Status project(DevicePass& pass, DeviceAddress states, DeviceAddress rowIndices, size_t rows) const;
   Status runPrompt(const PassInput& input) const;
   Status runDecode(const PassInput& input, DevicePass*& pass) const;
-  Status drawFrom(DevicePass& pass, size_t rows, TokenDraw& draw, size_t first, ThreadPool& pool) const;
 
   std::shared_ptr<Device> device_;  // outlives all that lies on it
   std::shared_ptr<const CacheLayout> layout_;
@@ -91,8 +91,6 @@ class DeviceModel final : public LanguageModel {
   mutable DevicePass prompt_;
   mutable std::vector<std::unique_ptr<Decode>> decodes_;
   mutable uint64_t uses_ = 0;
-  mutable std::vector<float> logits_;
-  mutable std::vector<SamplerScratch> samplers_;
 };
 
 /// Makes a model block by block: a block's host memory can go when it is added.

@@ -20,6 +20,7 @@ PassShape PassInput::shape() const {
   PassShape shape;
   shape.sequences = chunks.size();
   shape.logitRows = logitRows.size();
+  shape.sampling = SamplingBuffers::shapeOf(sampling);
   size_t pages = 1, longest = 0;
   for (const PassChunk& chunk : chunks) {
     pages = std::max(pages, divideUp(chunk.start + chunk.length, kCachePage));
@@ -51,6 +52,7 @@ Status DevicePass::reserve(Device& device, const PassShape& wanted, const PassWi
   const size_t words =
       2 * wanted.sequences * wanted.pagesOfSequence + 4 * wanted.tiles + 3 * wanted.rows + wanted.logitRows;
   SLIM_RETURN_IF_ERROR(cuda::reserve(device, words, about, inputs_));
+  SLIM_RETURN_IF_ERROR(sampling.reserve(device, wanted.sampling));
   shape = wanted;
   DeviceAddress at = inputs_.address();
   const auto take = [&at](size_t count) { return std::exchange(at, at + 4 * count); };
@@ -87,6 +89,7 @@ Status DevicePass::upload(Device& device, const PassInput& input) {
     }
     row += chunk.length;
   }
+  SLIM_RETURN_IF_ERROR(sampling.upload(device, input.sampling));
   return device.copyToDevice(inputs_.address(), words.data(), words.size() * 4);
 }
 

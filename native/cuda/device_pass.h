@@ -8,6 +8,7 @@
 
 #include "cuda/device_cache.h"
 #include "cuda/device_linear.h"
+#include "cuda/sampling.h"
 #include "decoder/norm.h"
 
 namespace slim::cuda {
@@ -16,7 +17,8 @@ namespace slim::cuda {
 struct PassShape {
   size_t rows = 0, sequences = 0, tiles = 0, pagesOfSequence = 0, slices = 1;
   size_t tileRows = 0;   // kQueryRows or kPromptRows: which attention kernel
-  size_t logitRows = 0;  // rows whose logits are wanted
+  size_t logitRows = 0;  // rows whose next tokens are drawn
+  SamplingBuffers::Shape sampling;
 
   auto operator<=>(const PassShape&) const = default;
 };
@@ -31,6 +33,7 @@ struct PassInput {
   std::vector<int32_t> ids;  // none where the pass starts from states
   std::vector<PassChunk> chunks;
   std::vector<int32_t> logitRows;
+  SamplingInput sampling;                 // of those rows
   size_t headsOfTile = 1;                 // of the attention: a tile has tileRows / headsOfTile tokens
   Precision precision = Precision::Tf32;  // Float32: keys and values are, too, and no tensor cores attend
 
@@ -52,6 +55,7 @@ class DevicePass {
   PassShape shape;
   DeviceBuffer<float> states, normed, mlpNormed, qkv, attended, output, inner, last, logits, sums, moments;
   ProductScratch products;
+  SamplingBuffers sampling;
 
   // What upload() brings.
   DeviceAddress pages = 0, tiles = 0, ids = 0, positions = 0, sequences = 0, logitRows = 0;

@@ -20,3 +20,4 @@
 #include "cuda/kernels/prompt_attention.cuh"
 #include "cuda/kernels/refinement.cuh"
 #include "cuda/kernels/salience.cuh"
+#include "cuda/kernels/sampling.cuh"

@@ -137,12 +137,23 @@ Status TokenDraw::draw(float* logits, size_t vocab, size_t first, size_t count, 
     SampledToken& token = out_[sampled_[first + i]].emplace();
     status[i] = samplers_[first + i].sample(logits + i * vocab, vocab, scratch[size_t(thread)], token);
   });
-  for (size_t i = 0; i < count; ++i) {
-    if (status[i].ok()) continue;
-    status[i].parameter = "sequences[" + std::to_string(sampled_[first + i]) + "]";
-    return status[i];
+  for (size_t i = 0; i < count; ++i)
+    if (!status[i].ok()) return about(std::move(status[i]), first + i);
+  return Status::success();
+}
+
+Status TokenDraw::take(std::vector<std::optional<SampledToken>> drawn, size_t first) {
+  for (size_t i = 0; i < drawn.size(); ++i) {
+    if (!drawn[i]) return about(nonFiniteLogits(), first + i);
+    samplers_[first + i].accept(drawn[i]->tokenId);
+    out_[sampled_[first + i]] = std::move(drawn[i]);
   }
   return Status::success();
+}
+
+Status TokenDraw::about(Status status, size_t i) const {
+  status.parameter = "sequences[" + std::to_string(sampled_[i]) + "]";
+  return status;
 }
 
 void TokenDraw::commit() {

@@ -79,12 +79,19 @@ class TokenDraw {
 
   /// Sequences with a sampler.
   size_t count() const { return sampled_.size(); }
+  /// Of the i-th of those.
+  Sampler& sampler(size_t i) { return samplers_[i]; }
   /// From the logits [count, vocab] of those from the `first`-th on. `scratch` holds one a thread.
   Status draw(float* logits, size_t vocab, size_t first, size_t count, ThreadPool& pool,
               std::vector<SamplerScratch>& scratch);
+  /// Takes what was drawn elsewhere for those from the `first`-th on: tokens, which their samplers then
+  /// accept, or none where the logits are not finite.
+  Status take(std::vector<std::optional<SampledToken>> drawn, size_t first);
   void commit();
 
  private:
+  Status about(Status status, size_t i) const;
+
   const std::vector<StepSequence>& sequences_;
   std::vector<std::optional<SampledToken>>& out_;
   std::vector<size_t> sampled_;

@@ -108,6 +108,13 @@ TokenRank lastLeft(const SamplerOptions& options, const float* logits, size_t vo
 
 }  // namespace
 
+Status nonFiniteLogits() {
+  Status status = Status::error("SLIM_NON_FINITE",
+                                "The logits of the next token hold NaN or infinity: nothing can be drawn");
+  status.remedy = "Look for a damaged weight, or for activations that overflow";
+  return status;
+}
+
 Status SamplerOptions::check() const {
   if (!(temperature >= 0 && std::isfinite(temperature)))
     return Status::invalidArgument("temperature", "a number from 0 up", text(temperature));
@@ -130,16 +137,21 @@ void Sampler::accept(const std::vector<int32_t>& ids) {
   for (const int32_t id : ids) accept(id);
 }
 
-void Sampler::penalize(float* logits, size_t vocab, SamplerScratch& scratch) const {
-  auto& penalized = scratch.penalized;
-  penalized.clear();
+void Sampler::penalized(size_t vocab, std::vector<int32_t>& ids) const {
+  ids.clear();
   if (options_.repetitionPenalty == 1) return;
   for (const int32_t id : recent_)
-    if (size_t(id) < vocab) penalized.push_back({id, logits[id]});
-  std::sort(penalized.begin(), penalized.end());
-  penalized.erase(std::unique(penalized.begin(), penalized.end()), penalized.end());
+    if (size_t(id) < vocab) ids.push_back(id);
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+}
+
+void Sampler::penalize(float* logits, size_t vocab, SamplerScratch& scratch) const {
+  penalized(vocab, scratch.penalized);
+  scratch.given.clear();
   const float penalty = float(options_.repetitionPenalty);
-  for (const auto& [id, logit] : penalized) {
+  for (const int32_t id : scratch.penalized) {
+    const float logit = scratch.given.emplace_back(logits[id]);
     // A float that overflows would be no logit any more.
     const float changed = logit > 0 ? logit / penalty : logit * penalty;
     if (logit != -kInfinity) logits[id] = std::clamp(changed, -kMost, kMost);
@@ -159,19 +171,14 @@ int32_t Sampler::draw(float* logits, size_t vocab, SamplerScratch& scratch) {
   for (size_t i = 0; i < vocab; ++i)
     if (logits[i] <= last.logit && last.before({logits[i], int32_t(i)})) weights[i] = 0;
   const ChunkSums sums(weights.data(), vocab);
-  return int32_t(sums.find(random_.uniform() * sums.total()));
+  return int32_t(sums.find(uniform() * sums.total()));
 }
 
 Status Sampler::sample(float* logits, size_t vocab, SamplerScratch& scratch, SampledToken& out) {
   const DecoderKernels& kernels = decoderKernels();
   const float highest = kernels.maximum(logits, vocab);
   const double normalizer = highest + std::log(kernels.sumExp(logits, vocab, highest));
-  if (!std::isfinite(normalizer)) {
-    Status status = Status::error("SLIM_NON_FINITE",
-                                  "The logits of the next token hold NaN or infinity: nothing can be drawn");
-    status.remedy = "Look for a damaged weight, or for activations that overflow";
-    return status;
-  }
+  if (!std::isfinite(normalizer)) return nonFiniteLogits();
   out.top.clear();
   if (const size_t count = std::min(options_.topLogprobs, vocab)) {
     const auto before = [&](int32_t a, int32_t b) {
@@ -185,8 +192,8 @@ Status Sampler::sample(float* logits, size_t vocab, SamplerScratch& scratch, Sam
   penalize(logits, vocab, scratch);
   out.tokenId = draw(logits, vocab, scratch);
   float logit = logits[out.tokenId];
-  for (const auto& [id, given] : scratch.penalized)
-    if (id == out.tokenId) logit = given;
+  for (size_t i = 0; i < scratch.penalized.size(); ++i)
+    if (scratch.penalized[i] == out.tokenId) logit = scratch.given[i];
   out.logprob = logit - normalizer;
   accept(out.tokenId);
   return Status::success();

@@ -2,7 +2,6 @@
 // and min-p, in this order.
 #pragma once
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "core/split_mix.h"
@@ -40,9 +39,13 @@ struct TokenRank {
   }
 };
 
+/// Of logits that hold NaN, +∞, or nothing but −∞.
+Status nonFiniteLogits();
+
 /// Memory of a draw, reused from draw to draw.
 struct SamplerScratch {
-  std::vector<std::pair<int32_t, float>> penalized;  // with the logits that the model gave them
+  std::vector<int32_t> penalized;
+  std::vector<float> given;  // their logits, as the model gave them
   std::vector<TokenRank> ranks;
   std::vector<float> weights;  // e^((logit − highest) / temperature)
 };
@@ -52,13 +55,19 @@ class Sampler {
  public:
   explicit Sampler(const SamplerOptions& options) : options_(options), random_(options.seed) {}
 
+  const SamplerOptions& options() const { return options_; }
   /// These tokens are the latest.
   void accept(const std::vector<int32_t>& ids);
+  void accept(int32_t id);
   /// Draws a token and accepts it. `logits` [vocab] are changed. An error for NaN, +∞, or nothing but −∞.
   Status sample(float* logits, size_t vocab, SamplerScratch& scratch, SampledToken& out);
 
+  // What sample() does, for those who draw elsewhere: these tokens are penalized, each of them once, and this
+  // is the random number. Both are to be followed by accept().
+  void penalized(size_t vocab, std::vector<int32_t>& ids) const;
+  double uniform() { return random_.uniform(); }
+
  private:
-  void accept(int32_t id);
   void penalize(float* logits, size_t vocab, SamplerScratch& scratch) const;
   int32_t draw(float* logits, size_t vocab, SamplerScratch& scratch);
 

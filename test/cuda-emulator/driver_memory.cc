@@ -1,4 +1,5 @@
 // Device and host memory, copies.
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -28,6 +29,15 @@ CUresult outside(DeviceMemory& memory, const char* function, CUdeviceptr address
           hexadecimal(address) +
           (allocation == nullptr ? ", which is " + memory.describe(address)
                                  : " reach past the end of " + memory.describe(address).substr(11)));
+}
+
+void recordDownload(size_t bytes) {
+  const char* path = std::getenv("SLIM_EMULATOR_DOWNLOADS");
+  if (path == nullptr || *path == '\0') return;
+  if (FILE* file = std::fopen(path, "a")) {
+    std::fprintf(file, "%zu\n", bytes);
+    std::fclose(file);
+  }
 }
 
 /// Queues `fill`, which writes all bytes from `to` on.
@@ -115,6 +125,7 @@ CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream
     const Allocation* allocation = context->memory->findRange(from, bytes);
     if (allocation == nullptr) return outside(*context->memory, "cuMemcpyDtoHAsync", from, bytes);
     std::memcpy(to, allocation->data + (from - allocation->address), bytes);
+    recordDownload(bytes);
     return CUDA_SUCCESS;
   });
 }

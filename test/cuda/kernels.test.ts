@@ -37,7 +37,7 @@ if (!report) console.warn('skipped: what ptxas says of the kernels; build them w
 
 /** Registers by which as many CTAs fit a multiprocessor of 65536 as the kernels' comments count on. */
 function mostRegisters(kernel: string): number {
-  const threads = kernel === 'packActivations' ? 128 : 256
+  const threads = kernel === 'packActivations' ? 128 : kernel === 'sampleTokens' ? 512 : 256
   const ctas = /^packedGemv\dx1$/.test(kernel) ? 3 : /^packedGem(v|m16)/.test(kernel) ? 2 : 1
   return Math.floor(65536 / (threads * ctas) / 8) * 8
 }

@@ -24,6 +24,7 @@ const TESTS = [
   'quantize',
   'quantize_linear',
   'refinement',
+  'sampling',
 ]
 
 const missing = missingForCuda()

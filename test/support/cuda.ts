@@ -34,6 +34,8 @@ export interface EmulatedDevice {
   device: NativeCudaDevice
   /** Launches since the last call. */
   launches(): LaunchReport[]
+  /** Bytes of the copies to the host since the last call. */
+  downloads(): number[]
   /** Throws what the emulator has found wrong. */
   close(): void
 }
@@ -52,18 +54,24 @@ export function openEmulated(): EmulatedDevice {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'slim-emulator-'))
   const report = path.join(folder, 'report.jsonl')
   if (!onGpu) process.env.SLIMLLM_CUDA_DRIVER = emulatorLibrary
+  const copies = path.join(folder, 'downloads')
   const findings = path.join(folder, 'findings.jsonl')
   process.env.SLIM_EMULATOR_REPORT = report
+  process.env.SLIM_EMULATOR_DOWNLOADS = copies
   process.env.SLIM_EMULATOR_FINDINGS = findings
   const device = new (addon().CudaDevice)(0)
-  let seen = 0
-  return {
-    device,
-    launches() {
-      const fresh = readLines(report).slice(seen) as LaunchReport[]
+  const freshLines = (file: string) => {
+    let seen = 0
+    return () => {
+      const fresh = readLines(file).slice(seen)
       seen += fresh.length
       return fresh
-    },
+    }
+  }
+  return {
+    device,
+    launches: freshLines(report) as () => LaunchReport[],
+    downloads: freshLines(copies) as () => number[],
     close() {
       device.dispose()
       const found = readLines(findings)

@@ -16,8 +16,6 @@ __device__ __forceinline__ float2 loadPair(const __half* from) {
   return __half22float2(*reinterpret_cast<const __half2*>(from));
 }
 
-__device__ __forceinline__ float minusInfinity() { return __int_as_float(0xff800000); }
-
 /// e^(x − highest), 0 of −∞ whatever the highest.
 __device__ __forceinline__ float expBelow(float x, float highest) {
   return x == minusInfinity() ? 0.0f : expf(x - highest);

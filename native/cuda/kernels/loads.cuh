@@ -58,6 +58,8 @@ __device__ __forceinline__ float4 loadFour(const __nv_bfloat16* from) {
                      __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u));
 }
 
+__device__ __forceinline__ float minusInfinity() { return __int_as_float(0xff800000); }
+
 __device__ __forceinline__ float warpSum(float x) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
