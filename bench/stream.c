@@ -1,6 +1,8 @@
-// The bandwidth at which threads read memory that no cache holds: the limit of a product with cold weights.
+// The bandwidth at which threads read memory that no cache holds: the limit of a product with cold weights. In
+// pieces, that of products of their size: threads begin every piece together and wait for each other at its end.
 #include <node_api.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -15,6 +17,17 @@ struct Part {
   size_t count;
   uint64_t sum;
 };
+
+// What a thread reads: its share of every piece.
+struct Reader {
+  const Vector* buffer;
+  size_t pieces, pieceCount;  // of so many vectors
+  int thread, threads;
+  uint64_t sum;
+};
+
+// The piece that is open, and the last that each thread is through with: each on a cache line of its own.
+static struct { _Alignas(64) _Atomic size_t piece; } open, done[kMaxThreads];
 
 // Sums that do not wait for each other; compiled for wider registers too, chosen when the module is loaded.
 #if defined(__x86_64__)
@@ -34,8 +47,26 @@ readAll(struct Part* part) {
   for (int lane = 0; lane < 8; ++lane) part->sum += sum[lane];
 }
 
-static void* readPart(void* part) {
-  readAll(part);
+static void awaitPiece(_Atomic size_t* at, size_t piece) {
+  while (atomic_load_explicit(at, memory_order_acquire) < piece) {
+  }
+}
+
+static void* readPieces(void* argument) {
+  struct Reader* reader = argument;
+  const size_t threads = (size_t)reader->threads, thread = (size_t)reader->thread;
+  for (size_t piece = 1; piece <= reader->pieces; ++piece) {
+    if (thread == 0)
+      atomic_store_explicit(&open.piece, piece, memory_order_release);
+    else
+      awaitPiece(&open.piece, piece);
+    const size_t begin = thread * reader->pieceCount / threads, end = (thread + 1) * reader->pieceCount / threads;
+    struct Part part = {reader->buffer + (piece - 1) * reader->pieceCount + begin, end - begin, 0};
+    readAll(&part);
+    reader->sum += part.sum;
+    atomic_store_explicit(&done[thread].piece, piece, memory_order_release);
+    for (size_t t = 1; thread == 0 && t < threads; ++t) awaitPiece(&done[t].piece, piece);
+  }
   return NULL;
 }
 
@@ -45,20 +76,23 @@ static double seconds(void) {
   return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-// read(bytes, threads): bytes a second, over one pass through a buffer of that size; made at the first call,
-// in pages of 2 MiB where the system has them.
+// read(bytes, threads, pieceBytes = bytes): bytes a second, over one pass through a buffer of that size; made at
+// the first call, in pages of 2 MiB where the system has them.
 static napi_value readMemory(napi_env env, napi_callback_info info) {
-  size_t count = 2;
-  napi_value arguments[2], result;
+  size_t count = 3;
+  napi_value arguments[3], result;
   napi_get_cb_info(env, info, &count, arguments, NULL, NULL);
   int64_t bytes = 0;
   int32_t threads = 0;
   napi_get_value_int64(env, arguments[0], &bytes);
   napi_get_value_int32(env, arguments[1], &threads);
+  int64_t pieceBytes = bytes;
+  if (count > 2) napi_get_value_int64(env, arguments[2], &pieceBytes);
   static Vector* buffer = NULL;
   static size_t size = 0;
-  if (threads < 1 || threads > kMaxThreads || (size && size != (size_t)bytes)) {
-    napi_throw_error(env, NULL, "read: expected 1 to 256 threads, and the same bytes at every call");
+  if (threads < 1 || threads > kMaxThreads || (size && size != (size_t)bytes) ||
+      pieceBytes < (int64_t)sizeof(Vector) || pieceBytes > bytes) {
+    napi_throw_error(env, NULL, "read: expected 1 to 256 threads, the same bytes at every call, and pieces of them");
     return NULL;
   }
   if (!buffer) {
@@ -70,15 +104,20 @@ static napi_value readMemory(napi_env env, napi_callback_info info) {
     madvise(buffer, size, MADV_HUGEPAGE);
     for (size_t i = 0; i < size / sizeof(Vector); ++i) buffer[i] = (Vector){0} + i;
   }
-  struct Part parts[kMaxThreads];
+  struct Reader readers[kMaxThreads];
   pthread_t workers[kMaxThreads];
-  const size_t each = size / sizeof(Vector) / (size_t)threads;
+  const size_t pieceCount = (size_t)pieceBytes / sizeof(Vector), pieces = size / sizeof(Vector) / pieceCount;
+  atomic_store(&open.piece, 0);
+  for (int t = 0; t < threads; ++t) {
+    atomic_store(&done[t].piece, 0);
+    readers[t] = (struct Reader){buffer, pieces, pieceCount, t, threads, 0};
+  }
   const double start = seconds();
-  for (int t = 0; t < threads; ++t) parts[t] = (struct Part){buffer + (size_t)t * each, each, 0};
-  for (int t = 1; t < threads; ++t) pthread_create(&workers[t], NULL, readPart, &parts[t]);
-  readPart(&parts[0]);
+  for (int t = 1; t < threads; ++t) pthread_create(&workers[t], NULL, readPieces, &readers[t]);
+  readPieces(&readers[0]);
   for (int t = 1; t < threads; ++t) pthread_join(workers[t], NULL);
-  napi_create_double(env, (double)(each * sizeof(Vector) * (size_t)threads) / (seconds() - start), &result);
+  const double bytesRead = (double)(pieces * pieceCount * sizeof(Vector));
+  napi_create_double(env, bytesRead / (seconds() - start), &result);
   return result;
 }
 
