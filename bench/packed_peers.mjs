@@ -71,6 +71,13 @@ async function measure(shape) {
           idleMs: threads > 1 ? IDLE_MS : 0,
         })),
         { name: 'stream', turn: async () => 1 / stream.read(STREAM_BYTES, threads) },
+        // The same in pieces of a product's size, which threads begin and end together: what a product could be.
+        ...made
+          .filter(({ ours, bytes }) => ours && bytes < STREAM_BYTES)
+          .map(({ name, bytes }) => ({
+            name: `pieces of ${name}`,
+            turn: async () => bytes / stream.read(STREAM_BYTES, threads, bytes),
+          })),
       ],
       rounds,
     )
@@ -84,6 +91,7 @@ async function measure(shape) {
         bits,
         microseconds: seconds * 1e6,
         bandwidthShare: bytes * median(times.get(name).map((t, i) => times.get('stream')[i] / t)),
+        pieceShare: times.has(`pieces of ${name}`) ? ratio(times, `pieces of ${name}`, name) : null,
         gops: operations / seconds / 1e9,
         ratios: Object.fromEntries(made.map((other) => [other.name, ratio(times, name, other.name)])),
       })

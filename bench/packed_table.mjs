@@ -43,15 +43,17 @@ function groupBy(items, key) {
 
 export function comparisonTable(results) {
   const lines = [
-    '| inputs × outputs | tokens | threads | comparison | µs | peer | µs | ratio | of stream |',
-    '|---|---|---|---|---|---|---|---|---|',
+    '| inputs × outputs | tokens | threads | comparison | µs | peer | µs | ratio | of stream | of pieces |',
+    '|---|---|---|---|---|---|---|---|---|---|',
   ]
   for (const { cols, rows, tokens, threads, ratios } of comparisons(results))
     for (const { name, own, peer, ratio } of ratios) {
       const time = ({ microseconds }) => microseconds.toFixed(microseconds < 100 ? 1 : 0)
-      const share = tokens === 1 ? `${(100 * own.bandwidthShare).toFixed(0)} %` : ''
+      const percent = (share) => (tokens === 1 ? `${(100 * share).toFixed(0)} %` : '')
       const cells = [`${cols}×${rows}`, tokens, threads, name.split(',')[0], time(own), peer.name, time(peer)]
-      lines.push(`| ${[...cells, ratio.toFixed(2), share].join(' | ')} |`)
+      lines.push(
+        `| ${[...cells, ratio.toFixed(2), percent(own.bandwidthShare), percent(own.pieceShare)].join(' | ')} |`,
+      )
     }
   return lines.join('\n')
 }

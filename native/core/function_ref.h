@@ -22,6 +22,17 @@ class FunctionRef<Result(Arguments...)> {
               std::forward<Arguments>(arguments)...);
         }) {}
 
+  /// A member function of an object.
+  template <auto member, typename Object>
+  static FunctionRef of(Object& object) {
+    FunctionRef function;
+    function.object_ = &object;
+    function.call_ = [](void* on, Arguments... arguments) -> Result {
+      return (static_cast<Object*>(on)->*member)(std::forward<Arguments>(arguments)...);
+    };
+    return function;
+  }
+
   Result operator()(Arguments... arguments) const {
     return call_(object_, std::forward<Arguments>(arguments)...);
   }

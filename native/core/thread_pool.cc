@@ -67,10 +67,10 @@ void ThreadPool::stop() {
   for (auto& worker : workers_) worker.join();
 }
 
-void ThreadPool::parallelFor(size_t count, Body body, const Beginning* beginning) {
+void ThreadPool::parallelFor(size_t count, Body body, const Beginning& beginning) {
   if (currentPool == this || workers_.empty() || count <= 1) {
     const int thread = currentPool == this ? currentThread : 0;
-    if (beginning) beginning->prepare();
+    if (beginning.prepare) beginning.prepare();
     for (size_t i = 0; i < count; ++i) body(i, thread);
     return;
   }
@@ -79,25 +79,18 @@ void ThreadPool::parallelFor(size_t count, Body body, const Beginning* beginning
   for (size_t first = 0; first < count; first += kMostIndices)
     loop(
         std::min(count - first, kMostIndices), [&](size_t i, int thread) { body(first + i, thread); },
-        first == 0 ? beginning : nullptr);
+        first == 0 ? beginning : Beginning{});
 }
 
-void ThreadPool::loop(size_t count, Body body, const Beginning* beginning) {
+void ThreadPool::loop(size_t count, Body body, const Beginning& beginning) {
   const uint64_t loop = loopOf(open_.load(std::memory_order_relaxed)) + 1;
   body_ = body;
   beginning_ = beginning;
-  open_.store(tagged(loop, count));
-  if (sleepers_.load() > 0) {
-    { std::lock_guard lock(sleep_); }
-    wake_.notify_all();
-  }
+  open_.store(tagged(loop, count), std::memory_order_release);
+  if (beginning.prepare) prepare(loop);
+  callSleepers();
   work(0, loop, count);
-  const auto finished = [&] {
-    size_t done = 0;
-    for (const Report& report : reports_)
-      if (const uint64_t word = report.done.load(); loopOf(word) == loop) done += numberOf(word);
-    return done == count;
-  };
+  const auto finished = [&] { return allReported(loop, count); };
   if (!spinUntil(finished)) {
     std::unique_lock lock(sleep_);
     callerSleeps_.store(true);
@@ -105,6 +98,27 @@ void ThreadPool::loop(size_t count, Body body, const Beginning* beginning) {
     callerSleeps_.store(false);
   }
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+void ThreadPool::prepare(uint64_t loop) noexcept {
+  beginning_.ahead(0);
+  beginning_.prepare();
+  prepared_.store(loop, std::memory_order_release);
+}
+
+// Both sides change the counter of sleepers: a worker that does it later sees that the loop is open. By now
+// the stores before this have mostly left for the other cores, and it waits little for them.
+void ThreadPool::callSleepers() {
+  if (sleepers_.fetch_add(0) == 0) return;
+  { std::lock_guard lock(sleep_); }
+  wake_.notify_all();
+}
+
+bool ThreadPool::allReported(uint64_t loop, size_t count) const {
+  size_t done = 0;
+  for (const Report& report : reports_)
+    if (const uint64_t word = report.done.load(); loopOf(word) == loop) done += numberOf(word);
+  return done == count;
 }
 
 // The next index of a thread's share. Who comes first opens the share, so that the caller need not write one
@@ -126,26 +140,22 @@ size_t ThreadPool::takeRest(uint64_t loop, size_t count) {
   return taken;
 }
 
-void ThreadPool::begin(int thread, uint64_t loop, size_t index) {
-  if (!beginning_ || prepared_.load(std::memory_order_acquire) == loop) return;
-  beginning_->ahead(index);
-  if (thread == 0) {
-    beginning_->prepare();
-    prepared_.store(loop, std::memory_order_release);
-  }
-  while (prepared_.load(std::memory_order_acquire) != loop) relax();
+void ThreadPool::begin(uint64_t loop, size_t index) noexcept {
+  const auto prepared = [&] { return prepared_.load(std::memory_order_acquire) == loop; };
+  if (!beginning_.prepare || prepared()) return;
+  beginning_.ahead(index);
+  while (!spinUntil(prepared)) std::this_thread::yield();
 }
 
 void ThreadPool::work(int thread, uint64_t loop, size_t count) {
   const ThreadPool* outerPool = std::exchange(currentPool, this);
   const int outerThread = std::exchange(currentThread, thread);
-  if (thread == 0) begin(0, loop, 0);  // even if others take all indices
   size_t done = 0;
   for (size_t k = 0; k < shares_.size(); ++k) {
     const size_t share = (size_t(thread) + k) % shares_.size(), before = done;
     for (size_t i; take(share, loop, count, i); ++done) {
       try {
-        begin(thread, loop, i);
+        begin(loop, i);
         body_(i, thread);
       } catch (...) {
         done += takeRest(loop, count);
@@ -155,7 +165,7 @@ void ThreadPool::work(int thread, uint64_t loop, size_t count) {
     }
     if (done == before) continue;
     reports_[size_t(thread)].done.store(tagged(loop, done));
-    if (callerSleeps_.load()) {
+    if (callerSleeps_.load() && allReported(loop, count)) {
       { std::lock_guard lock(sleep_); }
       done_.notify_one();
     }

@@ -25,9 +25,9 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   using Body = FunctionRef<void(size_t index, int thread)>;
-  /// What a loop begins with. Every thread asks for the memory of the index it begins with (`ahead`); then
-  /// the caller prepares what the bodies read, while the others are being called. No body runs before that is
-  /// done. Neither may throw.
+  /// What a loop begins with. The caller prepares what the bodies read while the workers are on their way;
+  /// each of them, and the caller before it prepares, asks for the memory of the index that it begins with
+  /// (`ahead`). No body runs before that is done. Neither may throw or use the pool.
   struct Beginning {
     FunctionRef<void(size_t index)> ahead;
     FunctionRef<void()> prepare;
@@ -41,7 +41,7 @@ class ThreadPool {
   /// prefetched is what it reads next. Concurrent callers take turns. Called from inside a
   /// body of a loop of several threads, it runs on the calling thread alone and keeps that thread's number.
   /// An exception thrown by a body (std::bad_alloc) ends the loop early and is thrown again here.
-  void parallelFor(size_t count, Body body, const Beginning* beginning = nullptr);
+  void parallelFor(size_t count, Body body, const Beginning& beginning = {});
 
   /// The process's pool of that many threads, made at first use and shared by all callers who hold it.
   static Status shared(int threads, std::shared_ptr<ThreadPool>& out);
@@ -59,9 +59,12 @@ class ThreadPool {
 
   void run(int thread);
   void stop();
-  void loop(size_t count, Body body, const Beginning* beginning);
+  void loop(size_t count, Body body, const Beginning& beginning);
+  void prepare(uint64_t loop) noexcept;
+  void callSleepers();
+  bool allReported(uint64_t loop, size_t count) const;
   void work(int thread, uint64_t loop, size_t count);
-  void begin(int thread, uint64_t loop, size_t index);
+  void begin(uint64_t loop, size_t index) noexcept;
   size_t firstOf(size_t thread, size_t count) const { return thread * count / shares_.size(); }
   bool take(size_t thread, uint64_t loop, size_t count, size_t& index);
   size_t takeRest(uint64_t loop, size_t count);
@@ -76,7 +79,7 @@ class ThreadPool {
   // where the cores are on different chiplets.
   alignas(64) Tagged open_{0};
   Body body_;
-  const Beginning* beginning_ = nullptr;
+  Beginning beginning_;
   alignas(64) std::atomic<uint64_t> prepared_{0};  // the loop whose beginning is done
 
   // Who found nothing to do for a while sleeps: it raises its flag before it looks for the last time, and who

@@ -19,54 +19,83 @@ const PackedKernels& activePackedKernels() {
   return kPackedPortable;
 }
 
-void multiplyPacked(ThreadPool& pool, size_t tokens, const float* x, size_t xStride,
-                    std::span<const PackedProduct> products, PackedActivations& activations) {
-  if (tokens == 0) return;
-  activations.reserve(tokens, products[0].matrix->cut());
-  // A task is a run of tiles that lie side by side: long enough for the hardware prefetcher, short enough
-  // that a thread which is held up by another process leaves its share to the others.
-  constexpr size_t kLeastBytes = 8 << 10, kMostBytes = 1 << 20, kTasksPerThread = 8;
-  size_t bytes = 0;
-  for (const PackedProduct& product : products) bytes += product.matrix->bytes();
-  const size_t taskBytes =
-      std::clamp(bytes / (size_t(pool.threads()) * kTasksPerThread), kLeastBytes, kMostBytes);
+namespace {
+
+/// A loop over the tiles of some products. A task is a run of tiles that lie side by side: long enough for
+/// the hardware prefetcher, short enough that a thread which is held up by another process leaves its share
+/// to the others. All that a thread needs lies on a few cache lines in a row.
+struct alignas(64) ProductLoop {
+  static constexpr size_t kLeastBytes = 8 << 10, kMostBytes = 1 << 20, kTasksPerThread = 8;
+  static constexpr size_t kCopies = 4;
+
   struct Task {
     const PackedProduct* product;
     size_t first, count;  // of tiles
   };
-  const auto tilesOfTask = [&](const PackedProduct& product) {
+
+  const PackedKernels& kernels;
+  PackedActivations& activations;
+  const float* x;
+  size_t xStride, taskBytes;
+  const PackedProduct* products;
+  PackedProduct copies[kCopies];
+
+  ProductLoop(std::span<const PackedProduct> all, int threads, PackedActivations& into, const float* input,
+              size_t inputStride)
+      : kernels(activePackedKernels()), activations(into), x(input), xStride(inputStride) {
+    size_t bytes = 0;
+    for (const PackedProduct& product : all) bytes += product.matrix->bytes();
+    taskBytes = std::clamp(bytes / (size_t(threads) * kTasksPerThread), kLeastBytes, kMostBytes);
+    products = all.size() > kCopies ? all.data() : copies;
+    if (products == copies) std::copy(all.begin(), all.end(), copies);
+  }
+
+  size_t tilesOfTask(const PackedProduct& product) const {
     return std::max<size_t>(1, taskBytes / product.matrix->tileBytes());
-  };
-  const auto task = [&](size_t index) -> Task {
-    for (const PackedProduct* product = products.data();; ++product) {
-      const size_t tiles = product->matrix->tiles(), most = tilesOfTask(*product);
-      const size_t tasks = (tiles + most - 1) / most, first = index * most;
-      if (index < tasks) return {product, first, std::min(most, tiles - first)};
-      index -= tasks;
-    }
-  };
-  size_t tasks = 0;
-  for (const PackedProduct& product : products)
-    tasks += (product.matrix->tiles() + tilesOfTask(product) - 1) / tilesOfTask(product);
-  const PackedKernels& kernels = activePackedKernels();
-  const auto multiply = [&](size_t i, int) {
-    const Task t = task(i);
+  }
+  size_t tasks(const PackedProduct& product) const {
+    const size_t most = tilesOfTask(product);
+    return (product.matrix->tiles() + most - 1) / most;
+  }
+  Task task(size_t index) const {
+    const PackedProduct* product = products;
+    for (size_t before; index >= (before = tasks(*product)); ++product) index -= before;
+    const size_t most = tilesOfTask(*product), first = index * most;
+    return {product, first, std::min(most, product->matrix->tiles() - first)};
+  }
+
+  void roundPanel(size_t panel, int) { activations.round(panel, x, xStride); }
+  void roundAll() { roundPanel(0, 0); }
+  void ahead(size_t index) {
+    __builtin_prefetch(&activations);
+    const Task t = task(index);
+    t.product->matrix->prefetch(t.first);
+  }
+  void multiply(size_t index, int) {
+    const Task t = task(index);
     kernels.multiply(*t.product, activations, t.first, t.count);
-  };
-  const auto round = [&](size_t panel, int) { activations.round(panel, x, xStride); };
+  }
+};
+
+}  // namespace
+
+void multiplyPacked(ThreadPool& pool, size_t tokens, const float* x, size_t xStride,
+                    std::span<const PackedProduct> products, PackedActivations& activations) {
+  if (tokens == 0) return;
+  activations.reserve(tokens, products[0].matrix->cut());
+  ProductLoop loop(products, pool.threads(), activations, x, xStride);
+  size_t tasks = 0;
+  for (const PackedProduct& product : products) tasks += loop.tasks(product);
+  const auto multiply = ThreadPool::Body::of<&ProductLoop::multiply>(loop);
   if (activations.panels() > 1) {
-    pool.parallelFor(activations.panels(), round);
+    pool.parallelFor(activations.panels(), ThreadPool::Body::of<&ProductLoop::roundPanel>(loop));
     pool.parallelFor(tasks, multiply);
     return;
   }
-  // One loop for both: the first weights are on their way from memory while the few tokens are rounded.
-  const auto ahead = [&](size_t i) {
-    const Task t = task(i);
-    t.product->matrix->prefetch(t.first);
-  };
-  const auto roundAll = [&] { round(0, 0); };
-  const ThreadPool::Beginning beginning{ahead, roundAll};
-  pool.parallelFor(tasks, multiply, &beginning);
+  // The first weights are on their way from memory while the few tokens are rounded.
+  pool.parallelFor(tasks, multiply,
+                   {FunctionRef<void(size_t)>::of<&ProductLoop::ahead>(loop),
+                    FunctionRef<void()>::of<&ProductLoop::roundAll>(loop)});
 }
 
 }  // namespace slim

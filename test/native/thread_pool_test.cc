@@ -20,13 +20,18 @@ void expect(bool condition, const char* what) {
 }
 
 void checkLoop(ThreadPool& pool, size_t count, SplitMix64& random) {
-  const bool begins = random.uniform() < 0.5, nests = count > 1 && random.uniform() < 0.1;
+  const bool begins = random.uniform() < 0.5;
+  const bool nests = count > 1 && random.uniform() < 0.1;
+  const bool slow = random.uniform() < 0.02;  // for so long that the others fall asleep
   // The index that throws, if any.
   const size_t bad = random.uniform() < 0.1 ? size_t(random.uniform() * double(count)) : count;
   std::vector<int> calls(count);  // each of a thread that no other writes, whole when the loop is over
   int prepared = 0;
   const auto ahead = [&](size_t index) { expect(index < count, "an index of the loop"); };
-  const auto prepare = [&] { ++prepared; };
+  const auto prepare = [&] {
+    if (slow) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    ++prepared;
+  };
   const ThreadPool::Beginning beginning{ahead, prepare};
   bool thrown = false;
   try {
@@ -37,10 +42,11 @@ void checkLoop(ThreadPool& pool, size_t count, SplitMix64& random) {
           expect(!begins || prepared == 1, "the beginning to be over");
           if (i == bad) throw std::runtime_error("bad");
           ++calls[i];
+          if (slow && i % 8 == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
           if (nests)
             pool.parallelFor(3, [&](size_t, int inner) { expect(inner == thread, "the same thread"); });
         },
-        begins ? &beginning : nullptr);
+        begins ? beginning : ThreadPool::Beginning{});
   } catch (const std::runtime_error&) {
     thrown = true;
   }
