@@ -2,6 +2,7 @@
 // pieces, that of products of their size: threads begin every piece together and wait for each other at its end.
 #include <node_api.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -48,8 +49,9 @@ readAll(struct Part* part) {
 }
 
 static void awaitPiece(_Atomic size_t* at, size_t piece) {
-  while (atomic_load_explicit(at, memory_order_acquire) < piece) {
-  }
+  // The other may have to run on this core.
+  for (int spins = 0; atomic_load_explicit(at, memory_order_acquire) < piece; ++spins)
+    if (spins > 100000) sched_yield();
 }
 
 static void* readPieces(void* argument) {
