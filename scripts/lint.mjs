@@ -7,7 +7,7 @@ import path from 'node:path'
 const fix = process.argv.includes('--fix')
 const npmBin = (command) => path.join('node_modules', '.bin', command)
 const run = (command, args) => spawnSync(command, args, { stdio: 'inherit' })
-const sources = ['native', 'test/neon', 'test/cuda-emulator']
+const sources = ['native', 'test/native', 'test/neon', 'test/cuda-emulator']
   .flatMap((folder) => readdirSync(folder, { recursive: true }).map((name) => path.join(folder, name)))
   .filter((name) => /\.(cc|h|inl|cu|cuh)$/.test(name))
 

@@ -1,8 +1,8 @@
-// Quantizes a Llama of random weights, of LLaMA-7B's shape, as published (slim-paper, 2 bits, groups of 128): seconds, peak
-// memory of the device and of the host, packed size against float16.
+// Quantizes a Llama of random weights, of LLaMA-7B's shape (2 bits, groups of 128; --method slim-paper, as published,
+// if no other is named): seconds, peak memory of the device and of the host, packed size against float16.
 //   npm run build && npm run build:cuda
-//   node bench/gpu/quantize.mjs [--device cuda] [--blocks 32] [--samples 128] [--seq-len 2048] [--threads N] [--out REPORT.json]
-//        [--folder MODEL]
+//   node bench/gpu/quantize.mjs [--device cuda] [--method NAME] [--blocks 32] [--samples 128] [--seq-len 2048] [--threads N]
+//        [--out REPORT.json] [--folder MODEL]
 //   node bench/gpu/quantize.mjs --emulated      a tiny model on the emulated driver, untimed
 //   node bench/gpu/quantize.mjs --tiny --device cpu
 // The model takes 13.5 GB on disk, in a temporary folder (TMPDIR) or in --folder, which stays. Writing it is not part of
@@ -21,6 +21,7 @@ import { demo, LLAMA_7B, TINY, writeRandomLlama } from './random_checkpoint.mjs'
 const { values: flags } = parseArgs({
   options: {
     device: { type: 'string', default: 'cuda' },
+    method: { type: 'string', default: 'slim-paper' },
     blocks: { type: 'string' },
     samples: { type: 'string' },
     'seq-len': { type: 'string' },
@@ -38,7 +39,7 @@ const model = tiny ? { ...TINY } : { ...LLAMA_7B }
 if (flags.blocks) model.blocks = Number(flags.blocks)
 const settings = {
   device: flags.device,
-  method: 'slim-paper',
+  method: flags.method,
   bits: 2,
   groupSize: tiny ? 32 : 128,
   threads: Number(flags.threads),
@@ -120,10 +121,15 @@ function reportOf({ made, seconds, peak }, sourceBytes) {
   }
 }
 
-/** Of LLaMA-7B's shape, calibrated on 128 × 2048 tokens, on a GPU. */
+/** Of LLaMA-7B's shape by slim-paper, calibrated on 128 × 2048 tokens, on a GPU. */
 const GOALS = { seconds: 75, peakDeviceBytes: 6e9 }
-const hasGoals = ({ timed, device, settings: { samples, seqLen } }) =>
-  timed && device && model.blocks === LLAMA_7B.blocks && !tiny && samples * seqLen >= 128 * 2048
+const hasGoals = ({ timed, device, settings: { method, samples, seqLen } }) =>
+  timed &&
+  device &&
+  method === 'slim-paper' &&
+  model.blocks === LLAMA_7B.blocks &&
+  !tiny &&
+  samples * seqLen >= 128 * 2048
 
 const inUnits = (bytes) =>
   bytes < 1e9 ? `${(bytes / 1e6).toPrecision(3)} MB` : `${(bytes / 1e9).toPrecision(3)} GB`
@@ -131,7 +137,9 @@ const sizeOf = (bytes) => (bytes === null ? 'not told' : inUnits(bytes))
 
 function print(report) {
   const { timed, seconds, phases, layerBytes, layerHalfBytes, fileBytes, sourceBytes } = report
-  console.log(`${report.device ?? report.processor}; ${model.blocks} blocks of hidden size ${model.hidden}`)
+  console.log(
+    `${report.device ?? report.processor}; ${model.blocks} blocks of hidden size ${model.hidden}, ${settings.method}`,
+  )
   if (!timed) console.log('THE EMULATED DRIVER: nothing is timed.')
   const spent = timed
     ? [

@@ -84,7 +84,7 @@ void ThreadPool::parallelFor(size_t count, Body body, const Beginning& beginning
 
 void ThreadPool::loop(size_t count, Body body, const Beginning& beginning) {
   const uint64_t loop = loopOf(open_.load(std::memory_order_relaxed)) + 1;
-  body_ = body;
+  body_ = body;  // cppcheck-suppress danglingLifetime; read while the loop is open alone
   beginning_ = beginning;
   open_.store(tagged(loop, count), std::memory_order_release);
   if (beginning.prepare) prepare(loop);

@@ -8,7 +8,8 @@ namespace slim::cuda {
 namespace {
 
 /// This share of the device's memory is left for blocks, Hessians and their factors, however many sets of
-/// values there are: a staged pass beside the original model's has six.
+/// values there are: a staged pass beside the original model's has six, a walk of the Fisher information one
+/// for every block.
 constexpr double kReserve = 0.5;
 
 }  // namespace

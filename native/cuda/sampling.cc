@@ -24,7 +24,7 @@ void SamplingInput::add(Sampler& sampler, size_t vocab) {
   row.draws = options.temperature > 0;
   if (row.draws) {
     row.fraction = uint64_t(sampler.uniform() * 0x1p64);
-    row.inverseTemperature = float(std::min(1 / options.temperature, 1e30));
+    row.inverseTemperature = float(std::clamp(1 / options.temperature, 1e-30, 1e30));
   }
   row.topK = options.topK < vocab ? uint32_t(options.topK) : 0;
   row.topP = options.topP;
@@ -84,8 +84,12 @@ Status SamplingBuffers::read(Device& device, const SamplingInput& input,
                              std::vector<std::optional<SampledToken>>& out) const {
   std::vector<uint64_t> words(shape_.rows * kOutputWords + input.likely);
   SLIM_RETURN_IF_ERROR(device.copyToHost(words.data(), output_.address(), words.size() * 8));
-  const auto* sampled = reinterpret_cast<const SampledRow*>(words.data());
-  auto* likely = reinterpret_cast<LikelyToken*>(words.data() + shape_.rows * kOutputWords);
+  std::vector<SampledRow> sampled(shape_.rows);
+  std::vector<LikelyToken> likely(input.likely);
+  std::memcpy(sampled.data(), words.data(), sampled.size() * sizeof(SampledRow));
+  if (!likely.empty())
+    std::memcpy(likely.data(), words.data() + shape_.rows * kOutputWords,
+                likely.size() * sizeof(LikelyToken));
   out.assign(shape_.rows, std::nullopt);
   for (size_t r = 0; r < shape_.rows; ++r) {
     const SampledRow& row = sampled[r];
@@ -94,12 +98,13 @@ Status SamplingBuffers::read(Device& device, const SamplingInput& input,
     SampledToken& token = out[r].emplace();
     token.tokenId = row.id;
     token.logprob = row.logit - normalizer;
-    LikelyToken* first = likely + input.rows[r].firstLikely;
-    LikelyToken* last = first + input.rows[r].likeliest;
+    const auto first = likely.begin() + ptrdiff_t(input.rows[r].firstLikely);
+    const auto last = first + ptrdiff_t(input.rows[r].likeliest);
     std::sort(first, last, [](const LikelyToken& a, const LikelyToken& b) {
       return TokenRank{a.logit, a.id}.before({b.logit, b.id});
     });
-    for (; first < last; ++first) token.top.push_back({first->id, first->logit - normalizer});
+    for (auto likelyToken = first; likelyToken < last; ++likelyToken)
+      token.top.push_back({likelyToken->id, likelyToken->logit - normalizer});
   }
   return Status::success();
 }

@@ -164,7 +164,8 @@ int32_t Sampler::draw(float* logits, size_t vocab, SamplerScratch& scratch) {
   const float highest = kernels.maximum(logits, vocab);
   if (options_.temperature == 0) return int32_t(likeliest(logits, vocab, highest));
   weights.resize(vocab);
-  const float inverse = float(std::min(1 / options_.temperature, 1e30));
+  // Neither 0 nor ∞ as a float: −∞ times it stays −∞, 0 times it 0.
+  const float inverse = float(std::clamp(1 / options_.temperature, 1e-30, 1e30));
   for (size_t i = 0; i < vocab; ++i) weights[i] = (logits[i] - highest) * inverse;
   kernels.exp(weights.data(), vocab);
   const TokenRank last = lastLeft(options_, logits, vocab, highest, scratch);

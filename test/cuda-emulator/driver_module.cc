@@ -141,7 +141,9 @@ void appendReport(const Launch& launch) {
   if (FILE* file = std::fopen(path, "a")) {
     std::fprintf(
         file, "%s\n",
-        launch.metrics.report(launch.program.name, launch.request.grid, launch.request.block).c_str());
+        launch.metrics
+            .report(launch.program.name, launch.request.grid, launch.request.block, machine().launchesGraph)
+            .c_str());
     std::fclose(file);
   }
 }

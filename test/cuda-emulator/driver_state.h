@@ -74,6 +74,7 @@ struct Machine {
   bool initialized = false;
   int computeCapability = 80;
   std::vector<std::unique_ptr<CUctx_st>> devices;
+  bool launchesGraph = false;  // the work that runs belongs to a graph
   std::set<const void*> streams, events, modules, functions, graphs, graphExecs;
   std::map<void*, CUcontext> hostMemory;
   CUctx_st* current() const;

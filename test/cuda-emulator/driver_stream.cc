@@ -160,11 +160,12 @@ CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
   const std::lock_guard lock(machine().mutex);
   if (!machine().graphExecs.contains(exec)) return badHandle("an executable graph");
   if (!isStream(stream)) return badHandle("a stream");
-  for (const Work& work : exec->work) {
-    const CUresult error = submit(stream, work);
-    if (error != CUDA_SUCCESS) return error;
-  }
-  return CUDA_SUCCESS;
+  machine().launchesGraph = true;
+  CUresult error = CUDA_SUCCESS;
+  for (size_t i = 0; i < exec->work.size() && error == CUDA_SUCCESS; ++i)
+    error = submit(stream, exec->work[i]);
+  machine().launchesGraph = false;
+  return error;
 }
 
 CUresult cuGraphExecDestroy(CUgraphExec exec) {

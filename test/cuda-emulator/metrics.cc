@@ -78,14 +78,15 @@ void Metrics::countGlobal(const uint64_t* addresses, uint32_t mask, uint32_t byt
   (write ? bytesWritten : bytesRead) += distinct * bytes;
 }
 
-std::string Metrics::report(const std::string& kernel, const uint32_t grid[3],
-                            const uint32_t block[3]) const {
+std::string Metrics::report(const std::string& kernel, const uint32_t grid[3], const uint32_t block[3],
+                            bool ofGraph) const {
   const auto triple = [](const uint32_t v[3]) {
     return "[" + std::to_string(v[0]) + ", " + std::to_string(v[1]) + ", " + std::to_string(v[2]) + "]";
   };
-  std::string json =
-      "{\"kernel\": " + jsonString(kernel) + ", \"grid\": " + triple(grid) + ", \"block\": " + triple(block) +
-      ", \"instructions\": " + std::to_string(totalInstructions()) + ", \"instructionsByClass\": {";
+  std::string json = "{\"kernel\": " + jsonString(kernel) + ", \"graph\": " + (ofGraph ? "true" : "false") +
+                     ", \"grid\": " + triple(grid) + ", \"block\": " + triple(block) +
+                     ", \"instructions\": " + std::to_string(totalInstructions()) +
+                     ", \"instructionsByClass\": {";
   bool first = true;
   for (size_t i = 0; i < std::size(kClassNames); i++) {
     if (instructions[i] == 0) continue;

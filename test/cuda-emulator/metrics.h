@@ -20,7 +20,8 @@ struct Metrics {
   void countShared(const uint64_t* addresses, uint32_t mask, uint32_t bytes);
   void countGlobal(const uint64_t* addresses, uint32_t mask, uint32_t bytes, bool write);
   // One line of JSON.
-  std::string report(const std::string& kernel, const uint32_t grid[3], const uint32_t block[3]) const;
+  std::string report(const std::string& kernel, const uint32_t grid[3], const uint32_t block[3],
+                     bool ofGraph) const;
 };
 
 }  // namespace slim::emulator

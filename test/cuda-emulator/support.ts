@@ -33,6 +33,8 @@ export interface Outcome {
 /** One launch, as the emulator reports it; warp-level counts. */
 export interface LaunchReport {
   kernel: string
+  /** Launched with a graph. */
+  graph: boolean
   grid: number[]
   block: number[]
   instructions: number

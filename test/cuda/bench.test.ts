@@ -175,9 +175,16 @@ describe('quantize.mjs', () => {
     expect(others.fileBytes).toBeLessThan(others.sourceBytes)
   })
 
-  it.skipIf(skip)('quantizes it on the emulated driver, without a timing', () => {
-    output('quantize.mjs', ['--emulated', ...args])
-    expect(report()).toMatchObject({ timed: false, device: expect.stringContaining('emulated') })
-    expect(report().peakDeviceBytes).toBeGreaterThan(1e5)
-  })
+  it.skipIf(skip).each(['slim-paper', 'slim'])(
+    'quantizes by %s on the emulated driver, untimed',
+    (method) => {
+      output('quantize.mjs', ['--emulated', '--method', method, ...args])
+      expect(report()).toMatchObject({
+        timed: false,
+        device: expect.stringContaining('emulated'),
+        settings: { method },
+      })
+      expect(report().peakDeviceBytes).toBeGreaterThan(1e5)
+    },
+  )
 })

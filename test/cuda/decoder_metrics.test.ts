@@ -3,14 +3,17 @@ import path from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { loadModel } from '../../lib/index.js'
 import { packageRoot, run, type SamplerOptions } from '../../lib/native/addon.js'
+import { cudaBackend } from '../../lib/quantize/backend.js'
 import { hasEmulator, type LaunchReport, openEmulated } from '../support/cuda.js'
 import { randomIds } from '../support/decoder.js'
 import { demo } from '../support/demo.js'
+import { sensitivities } from '../support/sensitivities.js'
 import { makeSampler } from '../support/step.js'
 
 /**
  * What a step of the demo model costs, kernel by kernel, in counts that do not depend on the machine: a prompt of 64
- * tokens, and one token after it, after which the likeliest or another one is drawn. `npm run metrics:cuda` writes the golden file anew.
+ * tokens, and one token after it, after which the likeliest or another one is drawn; and what slim's sensitivities cost.
+ * `npm run metrics:cuda` writes the golden file anew.
  */
 interface KernelCost {
   launches: number
@@ -26,6 +29,7 @@ interface KernelCost {
 type Steps = Record<string, Record<string, KernelCost>>
 
 const PROMPT_TOKENS = 64
+const SENSITIVITIES = 'sensitivities of the fixture llama'
 const golden = path.join(packageRoot(), 'test', 'cuda', 'decoder_metrics.json')
 const skip = !hasEmulator()
 const emulated = skip ? null : openEmulated()
@@ -53,8 +57,8 @@ function byKernel(reports: readonly LaunchReport[]): Record<string, KernelCost> 
   return Object.fromEntries(kernels.map((kernel) => [kernel, costOf(kernel)]))
 }
 
-/** Costs of the prompt, and of the step after it. */
-async function measured(): Promise<Steps> {
+/** Costs of the prompt, and of the steps after it. */
+async function measuredSteps(): Promise<Steps> {
   await using model = await loadModel(demo, { device: 'cuda' })
   const { native } = model
   const cache = native.cache(PROMPT_TOKENS + 2)
@@ -74,9 +78,18 @@ async function measured(): Promise<Steps> {
   return { [`prompt of ${PROMPT_TOKENS} tokens`]: prompt, 'one token': token, 'one token, drawn': drawn }
 }
 
-describe.skipIf(skip)('a step of the demo model', () => {
-  it('costs no more than it did', async () => {
-    const found = await measured()
+/** Costs of slim's sensitivities of a small model. */
+async function measuredSensitivities(): Promise<Steps> {
+  const backend = cudaBackend(1)
+  emulated!.launches()
+  await sensitivities('llama', backend)
+  backend.dispose()
+  return { [SENSITIVITIES]: byKernel(emulated!.launches()) }
+}
+
+describe.skipIf(skip)('a step of the demo model, and slim’s sensitivities', () => {
+  it('cost no more than they did', async () => {
+    const found = { ...(await measuredSteps()), ...(await measuredSensitivities()) }
     if (process.env.SLIM_WRITE_METRICS) writeFileSync(golden, `${JSON.stringify(found, null, 2)}\n`)
     const expected: Steps = JSON.parse(readFileSync(golden, 'utf8'))
     for (const [step, kernels] of Object.entries(found)) {
@@ -90,7 +103,8 @@ describe.skipIf(skip)('a step of the demo model', () => {
   })
 
   it('meets few bank conflicts and reads few sectors in vain', () => {
-    const all = Object.values(JSON.parse(readFileSync(golden, 'utf8')) as Steps)
+    const { [SENSITIVITIES]: _, ...steps }: Steps = JSON.parse(readFileSync(golden, 'utf8'))
+    const all = Object.values(steps)
     for (const kernels of all)
       for (const [kernel, { wavefronts, sectors }] of Object.entries(kernels)) {
         // The sampler's histograms have their bins where the logits fall.

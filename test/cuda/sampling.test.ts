@@ -250,7 +250,10 @@ describe.skipIf(skip)('generation on the emulated device', () => {
       ids = Int32Array.of(token!.tokenId)
       // 24 bytes of the token, 8 of each of the likeliest.
       expect(emulated!.downloads()).toEqual([40])
-      expect(emulated!.launches().filter(({ kernel }) => kernel === 'sampleTokens')).toHaveLength(1)
+      const launches = emulated!.launches()
+      expect(launches.filter(({ kernel }) => kernel === 'sampleTokens')).toHaveLength(1)
+      // The prompt, the first step of its shape, and then steps that are one graph.
+      expect(launches.map(({ graph }) => graph)).toEqual(launches.map(() => t >= 2))
     }
     cache.dispose()
     model.dispose()

@@ -151,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kNormThreads)
   for (uint32_t d = threadIdx.x; d < a.headDim; d += kNormThreads)
     along += a.out[outRow + d] * a.outGradients[outRow + d];
   const float expected = blockSum(along, partial[0]);
-  float largest = -INFINITY;
+  float largest = minusInfinity();
   for (uint32_t j = threadIdx.x; j < end; j += kNormThreads) {
     if (!seen(j)) continue;
     float score = scores[j];

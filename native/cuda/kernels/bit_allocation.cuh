@@ -1,7 +1,5 @@
 // SBA: candidates' weights, rounded to nearest, and the divergence of their outputs.
 #pragma once
-#include <math_constants.h>
-
 #include "cuda/kernels/allocation_arguments.h"
 #include "cuda/kernels/group_fit.cuh"
 
@@ -22,7 +20,7 @@ __device__ __forceinline__ double softmaxSum(double x, double* partial) {
 
 /// log Σ exp(y), so that y − it is the log-probability.
 __device__ __forceinline__ float logSum(const float* y, uint64_t size, float* maxima, double* partial) {
-  float greatest = -CUDART_INF_F;
+  float greatest = minusInfinity();
   for (uint64_t i = threadIdx.x; i < size; i += kSoftmaxThreads) greatest = fmaxf(greatest, y[i]);
   greatest = warpMaximum(greatest);
   if (threadIdx.x % 32 == 0) maxima[threadIdx.x / 32] = greatest;

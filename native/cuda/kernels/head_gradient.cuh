@@ -1,7 +1,5 @@
 // Cross entropy backwards: logits become ∂L/∂logits (decoder/head_gradient.h).
 #pragma once
-#include <math_constants.h>
-
 #include "cuda/kernels/head_gradient_arguments.h"
 #include "cuda/kernels/loads.cuh"
 
@@ -56,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(slim::cuda::kLikelihoodThreads)
     return;
   }
 
-  TokenLikelihoods likelihood{y, a.cap, -CUDART_INF_F};
+  TokenLikelihoods likelihood{y, a.cap, minusInfinity()};
   for (uint32_t i = threadIdx.x; i < a.vocab; i += kLikelihoodThreads) {
     if (a.cap > 0) y[i] = tanhf(y[i] / a.cap);
     likelihood.greatest = fmaxf(likelihood.greatest, likelihood.logit(i));
