@@ -71,7 +71,7 @@ export function cudaBackend(threads: number): Backend {
     async block(spec, weights) {
       using handles = new Handles()
       const block = handles.own(new native.DecoderBlock(spec, weights))
-      return run(device.calibrationBlock(block, threads))
+      return await run(device.calibrationBlock(block, threads))
     },
     hessian: (size, keepEvery) => device.hessian(size, keepEvery),
     async rows(tensor, spillDirectory) {

@@ -38,7 +38,6 @@ class Reader {
 bool expandLz4(std::string_view block, size_t bytes, std::string& out) {
   Reader reader(block);
   out.clear();
-  out.reserve(bytes);
   while (!reader.atEnd()) {
     const uint8_t token = reader.byte();
     const size_t literals = reader.length(token >> 4);
