@@ -72,6 +72,15 @@ static void* readPieces(void* argument) {
   return NULL;
 }
 
+// A cache line goes to a second thread and back.
+static void* answerTurns(void* turns) {
+  for (size_t turn = 1; turn <= *(const size_t*)turns; ++turn) {
+    awaitPiece(&open.piece, turn);
+    atomic_store_explicit(&done[1].piece, turn, memory_order_release);
+  }
+  return NULL;
+}
+
 static double seconds(void) {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
@@ -123,8 +132,30 @@ static napi_value readMemory(napi_env env, napi_callback_info info) {
   return result;
 }
 
+// hop(): seconds that a cache line takes from one core to another.
+static napi_value hop(napi_env env, napi_callback_info info) {
+  (void)info;
+  size_t turns = 100000;
+  atomic_store(&open.piece, 0);
+  atomic_store(&done[1].piece, 0);
+  pthread_t worker;
+  pthread_create(&worker, NULL, answerTurns, &turns);
+  const double start = seconds();
+  for (size_t turn = 1; turn <= turns; ++turn) {
+    atomic_store_explicit(&open.piece, turn, memory_order_release);
+    awaitPiece(&done[1].piece, turn);
+  }
+  const double spent = seconds() - start;
+  pthread_join(worker, NULL);
+  napi_value result;
+  napi_create_double(env, spent / (2 * (double)turns), &result);
+  return result;
+}
+
 NAPI_MODULE_INIT() {
   napi_value function;
+  napi_create_function(env, "hop", NAPI_AUTO_LENGTH, hop, NULL, &function);
+  napi_set_named_property(env, exports, "hop", function);
   napi_create_function(env, "read", NAPI_AUTO_LENGTH, readMemory, NULL, &function);
   napi_set_named_property(env, exports, "read", function);
   return exports;

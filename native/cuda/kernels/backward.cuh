@@ -59,16 +59,6 @@ __device__ __forceinline__ float activationSlope(float x, uint32_t activation) {
   }
 }
 
-/// The largest over a CTA of kNormThreads, the same in every thread.
-__device__ __forceinline__ float blockMaximum(float x, float* partial) {
-  x = warpMaximum(x);
-  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
-  __syncthreads();
-  float largest = partial[0];
-  for (int warp = 1; warp < kNormThreads / 32; ++warp) largest = fmaxf(largest, partial[warp]);
-  return largest;
-}
-
 }  // namespace slim::cuda
 
 /// One CTA a row.

@@ -60,20 +60,16 @@ __device__ __forceinline__ float4 loadFour(const __nv_bfloat16* from) {
 
 __device__ __forceinline__ float minusInfinity() { return __int_as_float(0xff800000); }
 
-__device__ __forceinline__ float warpSum(float x) {
+template <typename Number>
+__device__ __forceinline__ Number warpSum(Number x) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
   return x;
 }
-__device__ __forceinline__ double warpSum(double x) {
+template <typename Number>
+__device__ __forceinline__ Number warpMaximum(Number x) {
 #pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
-  return x;
-}
-__device__ __forceinline__ float warpMaximum(float x) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2)
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+  for (int distance = 16; distance > 0; distance /= 2) x = max(x, __shfl_xor_sync(0xffffffffu, x, distance));
   return x;
 }
 

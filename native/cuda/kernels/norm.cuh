@@ -6,14 +6,21 @@ namespace slim::cuda {
 
 constexpr int kNormThreads = 256;
 
-/// The sum over a CTA of kNormThreads, the same in every thread; `partial` is free after the next barrier.
-__device__ __forceinline__ float blockSum(float x, float* partial) {
-  x = warpSum(x);
-  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
+/// The results of the warps of a CTA of kNormThreads put together, the same in every thread; `partial` is
+/// free after the next barrier.
+template <typename Combine>
+__device__ __forceinline__ float combineWarps(float ofWarp, float* partial, Combine combine) {
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = ofWarp;
   __syncthreads();
-  float sum = 0;
-  for (int warp = 0; warp < kNormThreads / 32; ++warp) sum += partial[warp];
-  return sum;
+  float all = partial[0];
+  for (int warp = 1; warp < kNormThreads / 32; ++warp) all = combine(all, partial[warp]);
+  return all;
+}
+__device__ __forceinline__ float blockSum(float x, float* partial) {
+  return combineWarps(warpSum(x), partial, [](float a, float b) { return a + b; });
+}
+__device__ __forceinline__ float blockMaximum(float x, float* partial) {
+  return combineWarps(warpMaximum(x), partial, [](float a, float b) { return fmaxf(a, b); });
 }
 
 }  // namespace slim::cuda

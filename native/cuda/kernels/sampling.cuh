@@ -47,16 +47,6 @@ __device__ __forceinline__ float logitOf(Word rank) {
   return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
 }
 
-__device__ __forceinline__ Word warpSum(Word x) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
-  return x;
-}
-__device__ __forceinline__ Word warpMaximum(Word x) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) x = max(x, __shfl_xor_sync(0xffffffffu, x, distance));
-  return x;
-}
 /// The sum up to this lane.
 __device__ __forceinline__ Word warpPrefix(Word x) {
 #pragma unroll
