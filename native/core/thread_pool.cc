@@ -106,8 +106,9 @@ void ThreadPool::prepare(uint64_t loop) noexcept {
   prepared_.store(loop, std::memory_order_release);
 }
 
-// Both sides change the counter of sleepers: a worker that does it later sees that the loop is open. By now
-// the stores before this have mostly left for the other cores, and it waits little for them.
+// Both sides change the counter of sleepers: the change of a worker that falls asleep is seen here, or comes
+// later, and then the worker sees that the loop is open. By now the stores before this have mostly left for
+// the other cores: it waits little for them.
 void ThreadPool::callSleepers() {
   if (sleepers_.fetch_add(0) == 0) return;
   { std::lock_guard lock(sleep_); }

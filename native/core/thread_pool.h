@@ -83,8 +83,8 @@ class ThreadPool {
   alignas(64) std::atomic<uint64_t> prepared_{0};  // the loop whose beginning is done
 
   // Who found nothing to do for a while sleeps: it raises its flag before it looks for the last time, and who
-  // has something for it looks at the flag after making that known (all sequentially consistent), so no
-  // wake-up is missed.
+  // has something for it looks at the flag after making that known, so no wake-up is
+  // missed.
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> callerSleeps_{false};
   std::atomic<bool> stop_{false};
