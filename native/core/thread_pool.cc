@@ -124,12 +124,12 @@ bool ThreadPool::allReported(uint64_t loop, size_t count) const {
 
 // The next index of a thread's share. Who comes first opens the share, so that the caller need not write one
 // for every thread. A share that is in a later loop tells a worker that its own is over.
-bool ThreadPool::take(size_t thread, uint64_t loop, size_t count, size_t& index) {
+bool ThreadPool::take(size_t thread, uint64_t loop, Indices own, size_t& index) {
   Tagged& next = shares_[thread].next;
   uint64_t word = next.load(std::memory_order_relaxed);
   do {
-    index = loopOf(word) < loop ? firstOf(thread, count) : numberOf(word);
-    if (loopOf(word) > loop || index == firstOf(thread + 1, count)) return false;
+    index = loopOf(word) < loop ? own.begin : numberOf(word);
+    if (loopOf(word) > loop || index == own.end) return false;
   } while (!next.compare_exchange_weak(word, tagged(loop, index + 1)));
   return true;
 }
@@ -137,7 +137,7 @@ bool ThreadPool::take(size_t thread, uint64_t loop, size_t count, size_t& index)
 size_t ThreadPool::takeRest(uint64_t loop, size_t count) {
   size_t taken = 0;
   for (size_t thread = 0, index; thread < shares_.size(); ++thread)
-    while (take(thread, loop, count, index)) ++taken;
+    while (take(thread, loop, indicesOf(thread, count), index)) ++taken;
   return taken;
 }
 
@@ -154,7 +154,8 @@ void ThreadPool::work(int thread, uint64_t loop, size_t count) {
   size_t done = 0;
   for (size_t k = 0; k < shares_.size(); ++k) {
     const size_t share = (size_t(thread) + k) % shares_.size(), before = done;
-    for (size_t i; take(share, loop, count, i); ++done) {
+    const Indices own = indicesOf(share, count);
+    for (size_t i; take(share, loop, own, i); ++done) {
       try {
         begin(loop, i);
         body_(i, thread);

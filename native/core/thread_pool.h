@@ -56,6 +56,9 @@ class ThreadPool {
   struct alignas(64) Report {
     Tagged done{0};  // how many indices the thread is through with
   };
+  struct Indices {
+    size_t begin, end;
+  };
 
   void run(int thread);
   void stop();
@@ -65,8 +68,10 @@ class ThreadPool {
   bool allReported(uint64_t loop, size_t count) const;
   void work(int thread, uint64_t loop, size_t count);
   void begin(uint64_t loop, size_t index) noexcept;
-  size_t firstOf(size_t thread, size_t count) const { return thread * count / shares_.size(); }
-  bool take(size_t thread, uint64_t loop, size_t count, size_t& index);
+  Indices indicesOf(size_t thread, size_t count) const {
+    return {thread * count / shares_.size(), (thread + 1) * count / shares_.size()};
+  }
+  bool take(size_t thread, uint64_t loop, Indices own, size_t& index);
   size_t takeRest(uint64_t loop, size_t count);
 
   std::vector<Share> shares_;

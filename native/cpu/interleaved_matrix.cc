@@ -61,7 +61,7 @@ Status InterleavedMatrix::make(const PackedMatrix& source, ThreadPool& pool, con
       matrix->runs_.push_back({bits, uint32_t(matrix->segments_.size()), 0});
     ++matrix->runs_.back().count;
     matrix->segments_.push_back({uint32_t(segment), uint32_t(cut.paddedBegin(segment)), uint32_t(blocks),
-                                 uint32_t(metaBytes), uint32_t(bytes), 0, 0});
+                                 uint32_t(metaBytes), uint32_t(bytes)});
     metaBytes += InterleavedMatrix::metaBytes(bits);
     bytes += blocks * blockBytes(bits);
   }
@@ -69,12 +69,6 @@ Status InterleavedMatrix::make(const PackedMatrix& source, ThreadPool& pool, con
   if (bytes > kMostTileBytes || cut.paddedCols() > kMostTileBytes)
     return Status::invalidArgument("cols", "a matrix of which 16 rows fit 2 GiB", std::to_string(cut.cols));
   matrix->tileBytes_ = bytes;
-  const size_t firstCode = matrix->segments_[0].codes, tileCodes = bytes - firstCode;
-  for (Segment& s : matrix->segments_) {
-    const size_t ahead = s.codes - firstCode + kPrefetchBytes;
-    s.codesAhead = uint32_t(ahead / tileCodes * bytes + firstCode + ahead % tileCodes);
-    s.metaAhead = uint32_t((kPrefetchBytes + tileCodes - 1) / tileCodes * bytes + s.meta);
-  }
   SLIM_RETURN_IF_ERROR(allocateWeights(matrix->bytes(), matrix->data_));
   pool.parallelFor(matrix->tiles(), [&](size_t tile, int) {
     if (!cancelled.load(std::memory_order_relaxed))

@@ -8,20 +8,23 @@ namespace slim {
 
 void PackedActivations::reserve(size_t tokens, const Segments& cut) {
   tokens_ = tokens;
-  cut_ = cut;
   panels_ = (tokens + kPanelTokens - 1) / kPanelTokens;
-  values_.reserve(tokens * cut.paddedCols() / sizeof(float));
-  scales_.reserve(tokens * cut.count() * 2);
+  narrow_ = tokens / panels_;
+  wider_ = tokens % panels_;
+  cut_ = cut;
+  segments_ = cut.count();
+  paddedCols_ = cut.paddedCols();
+  values_.reserve(tokens * paddedCols_ / sizeof(float));
+  scales_.reserve(tokens * segments_ * 2);
 }
 
 void PackedActivations::round(size_t index, const float* x, size_t xStride) {
   const Panel panel = this->panel(index);
-  const size_t width = panel.tokens, segments = cut_.count();
-  int8_t* const values = reinterpret_cast<int8_t*>(values_.data()) + panel.firstToken * cut_.paddedCols();
-  float* const scales = scales_.data() + panel.firstToken * segments * 2;
-  float* const sums = scales + width * segments;
+  const size_t width = panel.tokens;
+  int8_t* const values = const_cast<int8_t*>(panel.values);
+  float *const scales = const_cast<float*>(panel.scales), *const sums = const_cast<float*>(panel.sums);
   const PackedKernels& kernels = activePackedKernels();
-  for (size_t s = 0; s < segments; ++s) {
+  for (size_t s = 0; s < segments_; ++s) {
     const size_t begin = cut_.begin(s), count = cut_.width(s), quads = Segments::padded(count) / 4;
     int8_t* const out = values + cut_.paddedBegin(s) * width;
     for (size_t t = 0; t < width; ++t) {
@@ -39,12 +42,10 @@ void PackedActivations::round(size_t index, const float* x, size_t xStride) {
 }
 
 PackedActivations::Panel PackedActivations::panel(size_t index) const {
-  const size_t width = tokens_ / panels_, wider = tokens_ % panels_;
-  const size_t first = index * width + std::min(index, wider), tokens = width + (index < wider ? 1 : 0);
-  const size_t segments = cut_.count();
-  const float* scales = scales_.data() + first * segments * 2;
-  return {first, tokens, reinterpret_cast<const int8_t*>(values_.data()) + first * cut_.paddedCols(), scales,
-          scales + tokens * segments};
+  const size_t first = index * narrow_ + std::min(index, wider_), tokens = narrow_ + (index < wider_ ? 1 : 0);
+  const float* scales = scales_.data() + first * segments_ * 2;
+  return {first, tokens, reinterpret_cast<const int8_t*>(values_.data()) + first * paddedCols_, scales,
+          scales + tokens * segments_};
 }
 
 }  // namespace slim

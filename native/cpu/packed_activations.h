@@ -36,7 +36,10 @@ class PackedActivations {
 
  private:
   size_t tokens_ = 0, panels_ = 0;
+  size_t narrow_ = 0, wider_ = 0;  // the first wider_ panels have narrow_ + 1 tokens, the others narrow_
   Segments cut_;
+  // Of cut_, which divides to tell them: a kernel asks for a panel at every tile.
+  size_t segments_ = 0, paddedCols_ = 0;
   FloatBuffer values_, scales_;  // values_: int8, in words
 };
 

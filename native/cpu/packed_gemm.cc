@@ -26,8 +26,12 @@ namespace {
 /// to the others. All that a thread needs lies on a few cache lines in a row.
 struct alignas(64) ProductLoop {
   static constexpr size_t kLeastBytes = 8 << 10, kMostBytes = 1 << 20, kTasksPerThread = 8;
-  static constexpr size_t kCopies = 4;
+  static constexpr size_t kMostProducts = 4;
 
+  struct Part {
+    PackedProduct product;
+    size_t tilesPerTask, tasks;
+  };
   struct Task {
     const PackedProduct* product;
     size_t first, count;  // of tiles
@@ -36,32 +40,29 @@ struct alignas(64) ProductLoop {
   const PackedKernels& kernels;
   PackedActivations& activations;
   const float* x;
-  size_t xStride, taskBytes;
-  const PackedProduct* products;
-  PackedProduct copies[kCopies];
+  size_t xStride, tasks = 0;
+  Part parts[kMostProducts];
 
-  ProductLoop(std::span<const PackedProduct> all, int threads, PackedActivations& into, const float* input,
-              size_t inputStride)
+  ProductLoop(std::span<const PackedProduct> products, int threads, PackedActivations& into,
+              const float* input, size_t inputStride)
       : kernels(activePackedKernels()), activations(into), x(input), xStride(inputStride) {
     size_t bytes = 0;
-    for (const PackedProduct& product : all) bytes += product.matrix->bytes();
-    taskBytes = std::clamp(bytes / (size_t(threads) * kTasksPerThread), kLeastBytes, kMostBytes);
-    products = all.size() > kCopies ? all.data() : copies;
-    if (products == copies) std::copy(all.begin(), all.end(), copies);
+    for (const PackedProduct& product : products) bytes += product.matrix->bytes();
+    const size_t taskBytes = std::clamp(bytes / (size_t(threads) * kTasksPerThread), kLeastBytes, kMostBytes);
+    Part* part = parts;
+    for (const PackedProduct& product : products) {
+      const size_t tiles = product.matrix->tiles(),
+                   most = std::max<size_t>(1, taskBytes / product.matrix->tileBytes());
+      *part = {product, most, (tiles + most - 1) / most};
+      tasks += part++->tasks;
+    }
   }
 
-  size_t tilesOfTask(const PackedProduct& product) const {
-    return std::max<size_t>(1, taskBytes / product.matrix->tileBytes());
-  }
-  size_t tasks(const PackedProduct& product) const {
-    const size_t most = tilesOfTask(product);
-    return (product.matrix->tiles() + most - 1) / most;
-  }
   Task task(size_t index) const {
-    const PackedProduct* product = products;
-    for (size_t before; index >= (before = tasks(*product)); ++product) index -= before;
-    const size_t most = tilesOfTask(*product), first = index * most;
-    return {product, first, std::min(most, product->matrix->tiles() - first)};
+    const Part* part = parts;
+    for (; index >= part->tasks; ++part) index -= part->tasks;
+    const size_t first = index * part->tilesPerTask;
+    return {&part->product, first, std::min(part->tilesPerTask, part->product.matrix->tiles() - first)};
   }
 
   void roundPanel(size_t panel, int) { activations.round(panel, x, xStride); }
@@ -82,18 +83,20 @@ struct alignas(64) ProductLoop {
 void multiplyPacked(ThreadPool& pool, size_t tokens, const float* x, size_t xStride,
                     std::span<const PackedProduct> products, PackedActivations& activations) {
   if (tokens == 0) return;
+  if (constexpr size_t kMost = ProductLoop::kMostProducts; products.size() > kMost) {
+    multiplyPacked(pool, tokens, x, xStride, products.first(kMost), activations);
+    return multiplyPacked(pool, tokens, x, xStride, products.subspan(kMost), activations);
+  }
   activations.reserve(tokens, products[0].matrix->cut());
   ProductLoop loop(products, pool.threads(), activations, x, xStride);
-  size_t tasks = 0;
-  for (const PackedProduct& product : products) tasks += loop.tasks(product);
   const auto multiply = ThreadPool::Body::of<&ProductLoop::multiply>(loop);
   if (activations.panels() > 1) {
     pool.parallelFor(activations.panels(), ThreadPool::Body::of<&ProductLoop::roundPanel>(loop));
-    pool.parallelFor(tasks, multiply);
+    pool.parallelFor(loop.tasks, multiply);
     return;
   }
   // The first weights are on their way from memory while the few tokens are rounded.
-  pool.parallelFor(tasks, multiply,
+  pool.parallelFor(loop.tasks, multiply,
                    {FunctionRef<void(size_t)>::of<&ProductLoop::ahead>(loop),
                     FunctionRef<void()>::of<&ProductLoop::roundAll>(loop)});
 }

@@ -26,13 +26,6 @@ constexpr size_t kHalves = 2;  // of a tile: eight rows a register
 using Panel = PackedActivations::Panel;
 using Segment = InterleavedMatrix::Segment;
 
-/// Asks for the lines of the block that lies `ahead` bytes behind this one.
-template <unsigned kBits>
-SLIM_AVX2_INLINE void prefetchBlock(const uint8_t* block, ptrdiff_t ahead) {
-#pragma GCC unroll 8
-  for (unsigned line = 0; line < kBits; ++line) _mm_prefetch(block + ahead + 64 * line, _MM_HINT_T0);
-}
-
 /// Quads that int16 sums take: a quad adds at most 2 · 127 · (2^bits − 1). In whole blocks, for a code's
 /// lower nibble when it has more than four bits.
 constexpr size_t quadsPerDrain(unsigned bits) {
@@ -183,9 +176,9 @@ SLIM_AVX2 void storeRows(const PackedProduct& product, size_t token, size_t firs
 
 constexpr size_t kFewTokens = 3;
 
-/// dots of kTokens tokens and eight rows over a segment. The first eight rows ask for what comes `ahead`.
+/// dots of kTokens tokens and eight rows over a segment.
 template <unsigned kBits, size_t kHalf, size_t kTokens>
-SLIM_AVX2_INLINE void multiplySegment(const uint8_t* lines, size_t blocks, ptrdiff_t ahead, const int8_t* x,
+SLIM_AVX2_INLINE void multiplySegment(const uint8_t* lines, size_t blocks, const int8_t* x,
                                       __m256i (&dots)[kTokens]) {
   constexpr size_t kBlocksPerDrain = quadsPerDrain(kBits) / kQuads;
 #pragma GCC unroll 4
@@ -196,7 +189,6 @@ SLIM_AVX2_INLINE void multiplySegment(const uint8_t* lines, size_t blocks, ptrdi
     for (size_t t = 0; t < kTokens; ++t) low[t] = high[t] = _mm256_setzero_si256();
     for (const size_t end = std::min(blocks, b + kBlocksPerDrain); b < end;
          ++b, lines += InterleavedMatrix::blockBytes(kBits)) {
-      if constexpr (kHalf == 0) prefetchBlock<kBits>(lines, ahead);
 #pragma GCC unroll 8
       for (size_t quad = 0; quad < kQuads; ++quad, x += 4 * kTokens) {
         const __m256i lowCode = lowCodes<kBits>(lines, quad);
@@ -222,10 +214,9 @@ SLIM_AVX2_INLINE void multiplySegment(const uint8_t* lines, size_t blocks, ptrdi
 template <unsigned kBits, size_t kHalf, size_t kTokens>
 SLIM_AVX2_INLINE void addHalfSegment(const uint8_t* tile, const Segment& s, const Panel& panel,
                                      float* totals) {
-  const ptrdiff_t ahead = ptrdiff_t(s.codesAhead) - ptrdiff_t(s.codes);
   __m256i dots[kTokens];
-  multiplySegment<kBits, kHalf>(tile + s.codes + 32 * kHalf, s.blocks, ahead,
-                                panel.values + s.column * kTokens, dots);
+  multiplySegment<kBits, kHalf>(tile + s.codes + 32 * kHalf, s.blocks, panel.values + s.column * kTokens,
+                                dots);
   const RowScales rows = loadRowScales(tile + s.meta, kBits == 1, kHalf);
 #pragma GCC unroll 4
   for (size_t t = 0; t < kTokens; ++t) {
@@ -241,7 +232,8 @@ template <unsigned kBits, size_t kTokens>
 SLIM_AVX2 void addRun(const uint8_t* tile, const Segment* segments, size_t count, const Panel& panel,
                       float* totals) {
   for (const Segment* s = segments; s < segments + count; ++s) {
-    _mm_prefetch(tile + s->metaAhead, _MM_HINT_T0);
+    InterleavedMatrix::prefetchBehind<kTokens == 1>(tile + s->codes,
+                                                    s->blocks * InterleavedMatrix::blockBytes(kBits));
     addHalfSegment<kBits, 0, kTokens>(tile, *s, panel, totals);
     addHalfSegment<kBits, 1, kTokens>(tile, *s, panel, totals);
   }
@@ -261,6 +253,7 @@ constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>())
 
 void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
+  panel.tokens == 1 ? matrix.prefetchBehindMeta<true>(tile) : matrix.prefetchBehindMeta(tile);
   alignas(32) float totals[kFewTokens * kRows] = {};
   for (const auto& run : matrix.runs())
     kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
@@ -292,9 +285,8 @@ struct Unpacked {
 template <unsigned kBits>
 SLIM_AVX2 void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* low, uint8_t* high) {
   const uint8_t* block = tile + s.codes;
-  const ptrdiff_t ahead = ptrdiff_t(s.codesAhead) - ptrdiff_t(s.codes);
+  InterleavedMatrix::prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits));
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
-    prefetchBlock<kBits>(block, ahead);
 #pragma GCC unroll 8
     for (size_t quad = 0; quad < kQuads; ++quad) {
 #pragma GCC unroll 2
@@ -391,6 +383,7 @@ void multiplyBatch(const PackedProduct& product, const PackedActivations& x, siz
   const size_t tokens = x.panel(lastPanel - 1).firstToken + x.panel(lastPanel - 1).tokens - firstToken;
   std::fill_n(totals, tokens * kRows, 0.0f);
 
+  matrix.prefetchBehindMeta(tile);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {

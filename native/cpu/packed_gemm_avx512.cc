@@ -26,13 +26,6 @@ constexpr size_t kPanel = PackedActivations::kPanelTokens;
 using Panel = PackedActivations::Panel;
 using Segment = InterleavedMatrix::Segment;
 
-/// Asks for the lines of the block that lies `ahead` bytes behind this one.
-template <unsigned kBits>
-SLIM_VNNI_INLINE void prefetchBlock(const uint8_t* block, ptrdiff_t ahead) {
-#pragma GCC unroll 8
-  for (unsigned line = 0; line < kBits; ++line) _mm_prefetch(block + ahead + 64 * line, _MM_HINT_T0);
-}
-
 /// Of 16 lanes from i on, those before count.
 inline __mmask16 lanesBefore(size_t count, size_t i) {
   return i + 16 <= count ? __mmask16(0xffff) : __mmask16((1u << (count - std::min(i, count))) - 1);
@@ -178,14 +171,12 @@ constexpr size_t kFewAltogether = 16;  // in panels of kFewTokens: unpacking twi
 /// One token: a plane that is alone is masked where it lies. Of the quads of a line each has its own sum
 /// then, 2^from times too large, which saves the shifts: two instructions a quad in place of three.
 template <unsigned kBits>
-SLIM_VNNI_INLINE __m512i multiplyInPlace(const uint8_t* block, size_t blocks, ptrdiff_t ahead,
-                                         const int8_t* x) {
+SLIM_VNNI_INLINE __m512i multiplyInPlace(const uint8_t* block, size_t blocks, const int8_t* x) {
   constexpr unsigned kFields = 8 / kBits;
   __m512i dots[kQuads];
 #pragma GCC unroll 8
   for (auto& dot : dots) dot = _mm512_setzero_si512();
   for (size_t b = 0; b < blocks; ++b, block += InterleavedMatrix::blockBytes(kBits), x += 4 * kQuads) {
-    prefetchBlock<kBits>(block, ahead);
 #pragma GCC unroll 8
     for (unsigned line = 0; line < kBits; ++line) {
       const __m512i all = loadLine(block + 64 * line);
@@ -197,16 +188,19 @@ SLIM_VNNI_INLINE __m512i multiplyInPlace(const uint8_t* block, size_t blocks, pt
       }
     }
   }
-  __m512i total = _mm512_setzero_si512();
 #pragma GCC unroll 8
   for (unsigned quad = 0; quad < kQuads; ++quad)
-    total = _mm512_add_epi32(total, _mm512_srai_epi32(dots[quad], quad % kFields * kBits));
-  return total;
+    dots[quad] = _mm512_srai_epi32(dots[quad], quad % kFields * kBits);
+#pragma GCC unroll 3
+  for (unsigned step = kQuads / 2; step; step /= 2)
+#pragma GCC unroll 4
+    for (unsigned quad = 0; quad < step; ++quad) dots[quad] = _mm512_add_epi32(dots[quad], dots[quad + step]);
+  return dots[0];
 }
 
 /// The same for several tokens, or with codes put together from planes.
 template <unsigned kBits, size_t kTokens>
-SLIM_VNNI_INLINE void multiplyUnpacked(const uint8_t* block, size_t blocks, ptrdiff_t ahead, const int8_t* x,
+SLIM_VNNI_INLINE void multiplyUnpacked(const uint8_t* block, size_t blocks, const int8_t* x,
                                        __m512i (&dots)[kTokens]) {
   // vpdpbusd has a latency of four cycles, and two start in one: eight independent sums.
   constexpr size_t kChains = kTokens == 1 ? 8 : kTokens == 2 ? 4 : kTokens <= 4 ? 2 : 1;
@@ -216,7 +210,6 @@ SLIM_VNNI_INLINE void multiplyUnpacked(const uint8_t* block, size_t blocks, ptrd
 #pragma GCC unroll 8
     for (size_t chain = 0; chain < kChains; ++chain) sums[t][chain] = _mm512_setzero_si512();
   for (size_t b = 0; b < blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
-    prefetchBlock<kBits>(block, ahead);
     __m512i codes[kQuads];
     unpackBlock<kBits>(block, codes);
 #pragma GCC unroll 8
@@ -241,14 +234,13 @@ SLIM_VNNI void addRun(const uint8_t* tile, const Segment* segments, size_t count
   for (size_t t = 0; t < kTokens; ++t) total[t] = _mm512_load_ps(totals + t * kRows);
   for (const Segment* s = segments; s < segments + count; ++s) {
     const uint8_t* block = tile + s->codes;
-    const ptrdiff_t ahead = ptrdiff_t(s->codesAhead) - ptrdiff_t(s->codes);
-    _mm_prefetch(tile + s->metaAhead, _MM_HINT_T0);
+    InterleavedMatrix::prefetchBehind<kTokens == 1>(block, s->blocks * InterleavedMatrix::blockBytes(kBits));
     const int8_t* x = panel.values + s->column * kTokens;
     __m512i dots[kTokens];
     if constexpr (kTokens == 1 && (kBits == 1 || kBits == 2 || kBits == 4))
-      dots[0] = multiplyInPlace<kBits>(block, s->blocks, ahead, x);
+      dots[0] = multiplyInPlace<kBits>(block, s->blocks, x);
     else
-      multiplyUnpacked<kBits>(block, s->blocks, ahead, x, dots);
+      multiplyUnpacked<kBits>(block, s->blocks, x, dots);
     const RowScales rows = loadRowScales<kBits == 1>(tile + s->meta);
 #pragma GCC unroll 8
     for (size_t t = 0; t < kTokens; ++t) {
@@ -274,7 +266,9 @@ constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>())
 
 SLIM_VNNI void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
-  alignas(64) float totals[kFewTokens * kRows] = {};
+  panel.tokens == 1 ? matrix.prefetchBehindMeta<true>(tile) : matrix.prefetchBehindMeta(tile);
+  alignas(64) float totals[kFewTokens * kRows];
+  for (size_t t = 0; t < panel.tokens; ++t) _mm512_store_ps(totals + t * kRows, _mm512_setzero_ps());
   for (const auto& run : matrix.runs())
     kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
                                         panel, totals);
@@ -306,9 +300,8 @@ template <unsigned kBits>
 SLIM_VNNI void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* out, float* scale, float* zero,
                              float* mean) {
   const uint8_t* block = tile + s.codes;
-  const ptrdiff_t ahead = ptrdiff_t(s.codesAhead) - ptrdiff_t(s.codes);
+  InterleavedMatrix::prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits));
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
-    prefetchBlock<kBits>(block, ahead);
     __m512i codes[kQuads];
     unpackBlock<kBits>(block, codes);
 #pragma GCC unroll 8
@@ -395,6 +388,7 @@ SLIM_VNNI void multiplyBatch(const PackedProduct& product, const PackedActivatio
   const size_t tokens = x.panel(lastPanel - 1).firstToken + x.panel(lastPanel - 1).tokens - firstToken;
   std::fill_n(totals, tokens * kTokenFloats, 0.0f);
 
+  for (size_t tile = 0; tile < tiles; ++tile) matrix.prefetchBehindMeta(firstTile + tile);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {

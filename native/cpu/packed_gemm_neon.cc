@@ -27,13 +27,6 @@ constexpr size_t kVectors = 4;  // of a tile: four rows a register
 using Panel = PackedActivations::Panel;
 using Segment = InterleavedMatrix::Segment;
 
-/// Asks for the lines of the block that lies `ahead` bytes behind this one.
-template <unsigned kBits>
-SLIM_DOT_INLINE void prefetchBlock(const uint8_t* block, ptrdiff_t ahead) {
-#pragma GCC unroll 8
-  for (unsigned line = 0; line < kBits; ++line) __builtin_prefetch(block + ahead + 64 * line);
-}
-
 SLIM_DOT void quantize(const float* x, size_t count, int8_t* q, float& scale, float& sum) {
   const size_t padded = Segments::padded(count);
   alignas(16) float edge[Segments::kMost];
@@ -167,11 +160,9 @@ constexpr size_t kFewTokens = 4;
 
 /// One token, one or two bits: codes are masked where they lie. Each place in the bytes has its own sum,
 /// 2^from times too large, which saves the shifts: one instruction a quad beside sdot in place of two. Only
-/// the highest place, negative as int8, is shifted down instead. Of kCount vectors from kFirst on; the first
-/// ask for what comes `ahead`.
+/// the highest place, negative as int8, is shifted down instead. Of kCount vectors from kFirst on.
 template <unsigned kBits, size_t kFirst, size_t kCount>
-SLIM_DOT_INLINE void multiplyInPlace(const uint8_t* block, size_t blocks, ptrdiff_t ahead, const int8_t* x,
-                                     int32x4_t* dots) {
+SLIM_DOT_INLINE void multiplyInPlace(const uint8_t* block, size_t blocks, const int8_t* x, int32x4_t* dots) {
   constexpr unsigned kFields = 8 / kBits;
   int32x4_t sums[kCount][kFields];
 #pragma GCC unroll 4
@@ -179,7 +170,6 @@ SLIM_DOT_INLINE void multiplyInPlace(const uint8_t* block, size_t blocks, ptrdif
 #pragma GCC unroll 8
     for (unsigned field = 0; field < kFields; ++field) sums[v][field] = vdupq_n_s32(0);
   for (size_t b = 0; b < blocks; ++b, block += InterleavedMatrix::blockBytes(kBits), x += 4 * kQuads) {
-    if constexpr (kFirst == 0) prefetchBlock<kBits>(block, ahead);
     const int8x16_t activations[2] = {vld1q_s8(x), vld1q_s8(x + 16)};
 #pragma GCC unroll 2
     for (unsigned line = 0; line < kBits; ++line)
@@ -207,7 +197,7 @@ SLIM_DOT_INLINE void multiplyInPlace(const uint8_t* block, size_t blocks, ptrdif
 
 /// The same for several tokens, or with codes put together from planes.
 template <unsigned kBits, size_t kTokens>
-SLIM_DOT_INLINE void multiplySegment(const uint8_t* block, size_t blocks, ptrdiff_t ahead, const int8_t* x,
+SLIM_DOT_INLINE void multiplySegment(const uint8_t* block, size_t blocks, const int8_t* x,
                                      int32x4_t (&dots)[kTokens][kVectors]) {
   // sdot has a latency of three or four cycles, and up to four start in one: as many sums as registers allow.
   constexpr size_t kChains = kTokens == 1 ? 4 : kTokens == 2 ? 2 : 1;
@@ -220,7 +210,6 @@ SLIM_DOT_INLINE void multiplySegment(const uint8_t* block, size_t blocks, ptrdif
       for (size_t chain = 0; chain < kChains; ++chain) sums[t][v][chain] = vdupq_n_s32(0);
   for (size_t b = 0; b < blocks;
        ++b, block += InterleavedMatrix::blockBytes(kBits), x += 4 * kQuads * kTokens) {
-    prefetchBlock<kBits>(block, ahead);
 #pragma GCC unroll 4
     for (size_t v = 0; v < kVectors; ++v)
 #pragma GCC unroll 8
@@ -250,17 +239,16 @@ SLIM_DOT void addRun(const uint8_t* tile, const Segment* segments, size_t count,
                      float* totals) {
   for (const Segment* s = segments; s < segments + count; ++s) {
     const uint8_t* block = tile + s->codes;
-    const ptrdiff_t ahead = ptrdiff_t(s->codesAhead) - ptrdiff_t(s->codes);
-    __builtin_prefetch(tile + s->metaAhead);
+    InterleavedMatrix::prefetchBehind<kTokens == 1>(block, s->blocks * InterleavedMatrix::blockBytes(kBits));
     const int8_t* x = panel.values + s->column * kTokens;
     int32x4_t dots[kTokens][kVectors];
     if constexpr (kTokens == 1 && kBits == 1) {  // eight sums a vector: registers for two
-      multiplyInPlace<kBits, 0, 2>(block, s->blocks, ahead, x, dots[0]);
-      multiplyInPlace<kBits, 2, 2>(block, s->blocks, ahead, x, dots[0]);
+      multiplyInPlace<kBits, 0, 2>(block, s->blocks, x, dots[0]);
+      multiplyInPlace<kBits, 2, 2>(block, s->blocks, x, dots[0]);
     } else if constexpr (kTokens == 1 && kBits == 2) {
-      multiplyInPlace<kBits, 0, 4>(block, s->blocks, ahead, x, dots[0]);
+      multiplyInPlace<kBits, 0, 4>(block, s->blocks, x, dots[0]);
     } else {
-      multiplySegment<kBits>(block, s->blocks, ahead, x, dots);
+      multiplySegment<kBits>(block, s->blocks, x, dots);
     }
     const size_t at = s->segment * kTokens;
     addTotals(dots, tile + s->meta, kBits, panel.scales + at, panel.sums + at, totals);
@@ -281,6 +269,7 @@ constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>())
 
 void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
+  panel.tokens == 1 ? matrix.prefetchBehindMeta<true>(tile) : matrix.prefetchBehindMeta(tile);
   alignas(64) float totals[kFewTokens * kRows] = {};
   for (const auto& run : matrix.runs())
     kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
@@ -321,9 +310,8 @@ SLIM_DOT_INLINE int8x16_t pairQuads(int8x16_t quad, int8x16_t next) {
 template <unsigned kBits, bool kPairs>
 SLIM_DOT void unpackSegment(const uint8_t* tile, const Segment& s, int8_t* out) {
   const uint8_t* block = tile + s.codes;
-  const ptrdiff_t ahead = ptrdiff_t(s.codesAhead) - ptrdiff_t(s.codes);
+  InterleavedMatrix::prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits));
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
-    prefetchBlock<kBits>(block, ahead);
 #pragma GCC unroll 8
     for (size_t quad = 0; quad < kQuads; quad += 2)
 #pragma GCC unroll 4
@@ -446,6 +434,7 @@ void multiplyBatch(const BatchKernels& kernels, const PackedProduct& product, co
   const size_t tokens = x.panel(lastPanel - 1).firstToken + x.panel(lastPanel - 1).tokens - firstToken;
   std::fill_n(totals, tokens * kRows, 0.0f);
 
+  matrix.prefetchBehindMeta(tile);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {
