@@ -19,6 +19,7 @@
 
 #include "core/thread_pool.h"
 #include "cpu/segments.h"
+#include "cpu/weight_prefetch.h"
 
 namespace slim {
 
@@ -28,9 +29,6 @@ class InterleavedMatrix {
  public:
   static constexpr size_t kTileRows = 16;
   static constexpr size_t kQuads = Segments::kUnit / 4;  // of a block
-  // Measured on a Zen 5, the 2-bit mix of 576×1536 and 4096×11008 read from memory by one thread: 82 and 92 %
-  // of the plain read; 76 and 90 with 8 KB, 67 and 78 with 4 KB, the same as these with 12 and 16 KB.
-  static constexpr size_t kPrefetchBytes = 10240;
 
   /// What a kernel needs of a segment; `run` of the same width lie together.
   struct Segment {
@@ -68,21 +66,7 @@ class InterleavedMatrix {
     ask(segments_.data(), std::min(segments_.size() * sizeof(Segment), kPrefetchBytes));
     ask(this->tile(tile), kPrefetchBytes);
   }
-  /// Asks for the bytes that come kPrefetchBytes behind those of [from, from + bytes), which a kernel reads
-  /// next: the scales and offsets of a tile, then segment by segment the codes. A loop for a segment, not a
-  /// line here and there between the products: 4096×11008 by two threads reads at 91 in place of 84 % of the
-  /// plain read, and with kOnce, for who reads the weights once and leaves the caches to others, at 97.
-  template <bool kOnce = false>
-  static void prefetchBehind(const uint8_t* from, size_t bytes) {
-#pragma GCC unroll 1
-    for (size_t at = 0; at < bytes; at += 64)
-      __builtin_prefetch(from + kPrefetchBytes + at, /*write*/ 0, /*locality*/ kOnce ? 0 : 3);
-  }
-  /// Of the scales and offsets of a tile.
-  template <bool kOnce = false>
-  void prefetchBehindMeta(size_t tile) const {
-    prefetchBehind<kOnce>(this->tile(tile), segments_[0].codes);
-  }
+  size_t metaBytes() const { return segments_[0].codes; }  // of a tile, up to its codes
   const std::vector<Segment>& segments() const { return segments_; }
   const std::vector<Run>& runs() const { return runs_; }
 

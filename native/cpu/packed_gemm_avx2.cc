@@ -232,8 +232,7 @@ template <unsigned kBits, size_t kTokens>
 SLIM_AVX2 void addRun(const uint8_t* tile, const Segment* segments, size_t count, const Panel& panel,
                       float* totals) {
   for (const Segment* s = segments; s < segments + count; ++s) {
-    InterleavedMatrix::prefetchBehind<kTokens == 1>(tile + s->codes,
-                                                    s->blocks * InterleavedMatrix::blockBytes(kBits));
+    prefetchBehind(tile + s->codes, s->blocks * InterleavedMatrix::blockBytes(kBits), kTokens == 1);
     addHalfSegment<kBits, 0, kTokens>(tile, *s, panel, totals);
     addHalfSegment<kBits, 1, kTokens>(tile, *s, panel, totals);
   }
@@ -253,7 +252,7 @@ constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>())
 
 void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
-  panel.tokens == 1 ? matrix.prefetchBehindMeta<true>(tile) : matrix.prefetchBehindMeta(tile);
+  prefetchBehind(matrix.tile(tile), matrix.metaBytes(), panel.tokens == 1);
   alignas(32) float totals[kFewTokens * kRows] = {};
   for (const auto& run : matrix.runs())
     kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
@@ -285,7 +284,7 @@ struct Unpacked {
 template <unsigned kBits>
 SLIM_AVX2 void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* low, uint8_t* high) {
   const uint8_t* block = tile + s.codes;
-  InterleavedMatrix::prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits));
+  prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
 #pragma GCC unroll 8
     for (size_t quad = 0; quad < kQuads; ++quad) {
@@ -383,7 +382,7 @@ void multiplyBatch(const PackedProduct& product, const PackedActivations& x, siz
   const size_t tokens = x.panel(lastPanel - 1).firstToken + x.panel(lastPanel - 1).tokens - firstToken;
   std::fill_n(totals, tokens * kRows, 0.0f);
 
-  matrix.prefetchBehindMeta(tile);
+  prefetchBehind(matrix.tile(tile), matrix.metaBytes(), false);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {

@@ -234,7 +234,7 @@ SLIM_VNNI void addRun(const uint8_t* tile, const Segment* segments, size_t count
   for (size_t t = 0; t < kTokens; ++t) total[t] = _mm512_load_ps(totals + t * kRows);
   for (const Segment* s = segments; s < segments + count; ++s) {
     const uint8_t* block = tile + s->codes;
-    InterleavedMatrix::prefetchBehind<kTokens == 1>(block, s->blocks * InterleavedMatrix::blockBytes(kBits));
+    prefetchBehind(block, s->blocks * InterleavedMatrix::blockBytes(kBits), kTokens == 1);
     const int8_t* x = panel.values + s->column * kTokens;
     __m512i dots[kTokens];
     if constexpr (kTokens == 1 && (kBits == 1 || kBits == 2 || kBits == 4))
@@ -266,7 +266,7 @@ constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>())
 
 SLIM_VNNI void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
-  panel.tokens == 1 ? matrix.prefetchBehindMeta<true>(tile) : matrix.prefetchBehindMeta(tile);
+  prefetchBehind(matrix.tile(tile), matrix.metaBytes(), panel.tokens == 1);
   alignas(64) float totals[kFewTokens * kRows];
   for (size_t t = 0; t < panel.tokens; ++t) _mm512_store_ps(totals + t * kRows, _mm512_setzero_ps());
   for (const auto& run : matrix.runs())
@@ -300,7 +300,7 @@ template <unsigned kBits>
 SLIM_VNNI void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* out, float* scale, float* zero,
                              float* mean) {
   const uint8_t* block = tile + s.codes;
-  InterleavedMatrix::prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits));
+  prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
     __m512i codes[kQuads];
     unpackBlock<kBits>(block, codes);
@@ -388,7 +388,8 @@ SLIM_VNNI void multiplyBatch(const PackedProduct& product, const PackedActivatio
   const size_t tokens = x.panel(lastPanel - 1).firstToken + x.panel(lastPanel - 1).tokens - firstToken;
   std::fill_n(totals, tokens * kTokenFloats, 0.0f);
 
-  for (size_t tile = 0; tile < tiles; ++tile) matrix.prefetchBehindMeta(firstTile + tile);
+  for (size_t tile = 0; tile < tiles; ++tile)
+    prefetchBehind(matrix.tile(firstTile + tile), matrix.metaBytes(), false);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {

@@ -239,7 +239,7 @@ SLIM_DOT void addRun(const uint8_t* tile, const Segment* segments, size_t count,
                      float* totals) {
   for (const Segment* s = segments; s < segments + count; ++s) {
     const uint8_t* block = tile + s->codes;
-    InterleavedMatrix::prefetchBehind<kTokens == 1>(block, s->blocks * InterleavedMatrix::blockBytes(kBits));
+    prefetchBehind(block, s->blocks * InterleavedMatrix::blockBytes(kBits), kTokens == 1);
     const int8_t* x = panel.values + s->column * kTokens;
     int32x4_t dots[kTokens][kVectors];
     if constexpr (kTokens == 1 && kBits == 1) {  // eight sums a vector: registers for two
@@ -269,7 +269,7 @@ constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>())
 
 void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
-  panel.tokens == 1 ? matrix.prefetchBehindMeta<true>(tile) : matrix.prefetchBehindMeta(tile);
+  prefetchBehind(matrix.tile(tile), matrix.metaBytes(), panel.tokens == 1);
   alignas(64) float totals[kFewTokens * kRows] = {};
   for (const auto& run : matrix.runs())
     kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
@@ -310,7 +310,7 @@ SLIM_DOT_INLINE int8x16_t pairQuads(int8x16_t quad, int8x16_t next) {
 template <unsigned kBits, bool kPairs>
 SLIM_DOT void unpackSegment(const uint8_t* tile, const Segment& s, int8_t* out) {
   const uint8_t* block = tile + s.codes;
-  InterleavedMatrix::prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits));
+  prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
 #pragma GCC unroll 8
     for (size_t quad = 0; quad < kQuads; quad += 2)
@@ -434,7 +434,7 @@ void multiplyBatch(const BatchKernels& kernels, const PackedProduct& product, co
   const size_t tokens = x.panel(lastPanel - 1).firstToken + x.panel(lastPanel - 1).tokens - firstToken;
   std::fill_n(totals, tokens * kRows, 0.0f);
 
-  matrix.prefetchBehindMeta(tile);
+  prefetchBehind(matrix.tile(tile), matrix.metaBytes(), false);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {
