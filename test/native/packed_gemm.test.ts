@@ -268,7 +268,7 @@ describe.each(native.instructionSets())('packed products, %s', (set) => {
   it('of several matrices on one input are those of each', async () => {
     native.setInstructionSet(set)
     const matrices = await Promise.all(
-      [300, 17, 64].map(
+      [300, 17, 64, 33, 16, 90].map(
         async (rows) =>
           new native.PackedMatrix(await tensorsOf(await randomParts(rows, 320, 64, mixed(rows)(5)))),
       ),
