@@ -63,10 +63,10 @@ class InterleavedMatrix {
       for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const uint8_t*>(from) + at);
     };
     ask(runs_.data(), runs_.size() * sizeof(Run));
-    ask(segments_.data(), std::min(segments_.size() * sizeof(Segment), kPrefetchBytes));
+    ask(segments_.data(), segments_.size() * sizeof(Segment));
     ask(this->tile(tile), kPrefetchBytes);
   }
-  size_t metaBytes() const { return segments_[0].codes; }  // of a tile, up to its codes
+  size_t codesBegin() const { return segments_[0].codes; }  // of a tile: its scales and offsets come before
   const std::vector<Segment>& segments() const { return segments_; }
   const std::vector<Run>& runs() const { return runs_; }
 

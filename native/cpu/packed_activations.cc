@@ -7,13 +7,13 @@
 namespace slim {
 
 void PackedActivations::reserve(size_t tokens, const Segments& cut) {
-  tokens_ = tokens;
-  panels_ = (tokens + kPanelTokens - 1) / kPanelTokens;
-  narrow_ = tokens / panels_;
-  wider_ = tokens % panels_;
+  tokens_ = uint32_t(tokens);
+  panels_ = uint32_t((tokens + kPanelTokens - 1) / kPanelTokens);
+  narrow_ = tokens_ / panels_;
+  wider_ = tokens_ % panels_;
   cut_ = cut;
-  segments_ = cut.count();
-  paddedCols_ = cut.paddedCols();
+  segments_ = uint32_t(cut.count());
+  paddedCols_ = uint32_t(cut.paddedCols());
   values_.reserve(tokens * paddedCols_ / sizeof(float));
   scales_.reserve(tokens * segments_ * 2);
 }
@@ -42,10 +42,15 @@ void PackedActivations::round(size_t index, const float* x, size_t xStride) {
 }
 
 PackedActivations::Panel PackedActivations::panel(size_t index) const {
-  const size_t first = index * narrow_ + std::min(index, wider_), tokens = narrow_ + (index < wider_ ? 1 : 0);
+  const size_t first = index * narrow_ + std::min<size_t>(index, wider_),
+               tokens = narrow_ + (index < wider_ ? 1 : 0);
   const float* scales = scales_.data() + first * segments_ * 2;
-  return {first, tokens, reinterpret_cast<const int8_t*>(values_.data()) + first * paddedCols_, scales,
-          scales + tokens * segments_};
+  return {first,
+          tokens,
+          reinterpret_cast<const int8_t*>(values_.data()) + first * paddedCols_,
+          scales,
+          scales + tokens * segments_,
+          panels_ == 1};
 }
 
 }  // namespace slim

@@ -10,7 +10,7 @@ namespace slim {
 
 /// x ≈ scale · q, q = round(x · 127 / max |x|) over a segment. A segment that holds a NaN or an infinity has
 /// scale NaN, so that what depends on it becomes NaN.
-class PackedActivations {
+class alignas(64) PackedActivations {
  public:
   static constexpr size_t kPanelTokens = 12;
 
@@ -22,9 +22,10 @@ class PackedActivations {
     const int8_t* values;
     const float* scales;
     const float* sums;  // of q, over a segment
+    bool alone;         // there is no other: who multiplies it reads the weights once
   };
 
-  /// Room for so many tokens; memory grows only.
+  /// Room for so many tokens, at least one; memory grows only.
   void reserve(size_t tokens, const Segments& cut);
   /// The tokens of a panel, of x [tokens, cols], row stride xStride.
   void round(size_t panel, const float* x, size_t xStride);
@@ -35,12 +36,13 @@ class PackedActivations {
   Panel panel(size_t index) const;
 
  private:
-  size_t tokens_ = 0, panels_ = 0;
-  size_t narrow_ = 0, wider_ = 0;  // the first wider_ panels have narrow_ + 1 tokens, the others narrow_
-  Segments cut_;
-  // Of cut_, which divides to tell them: a kernel asks for a panel at every tile.
-  size_t segments_ = 0, paddedCols_ = 0;
+  // What panel() tells is on one cache line, which every thread fetches, and without divisions: a kernel asks
+  // at every tile.
   FloatBuffer values_, scales_;  // values_: int8, in words
+  uint32_t tokens_ = 0, panels_ = 0;
+  uint32_t narrow_ = 0, wider_ = 0;         // the first wider_ panels have narrow_ + 1 tokens, others narrow_
+  uint32_t segments_ = 0, paddedCols_ = 0;  // of cut_
+  Segments cut_;
 };
 
 }  // namespace slim

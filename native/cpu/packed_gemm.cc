@@ -21,9 +21,9 @@ const PackedKernels& activePackedKernels() {
 
 namespace {
 
-/// A loop over the tiles of some products. A task is a run of tiles that lie side by side: long enough for
-/// the hardware prefetcher, short enough that a thread which is held up by another process leaves its share
-/// to the others. All that a thread needs lies on a few cache lines in a row.
+/// A loop over the tiles of at most kMostProducts products. A task is a run of tiles that lie side by side:
+/// long enough for the hardware prefetcher, short enough that a thread which is held up by another process
+/// leaves its share to the others. All that a thread needs lies on a few cache lines in a row.
 struct alignas(64) ProductLoop {
   static constexpr size_t kLeastBytes = 8 << 10, kMostBytes = 1 << 20, kTasksPerThread = 8;
   static constexpr size_t kMostProducts = 4;
@@ -82,7 +82,7 @@ struct alignas(64) ProductLoop {
 
 void multiplyPacked(ThreadPool& pool, size_t tokens, const float* x, size_t xStride,
                     std::span<const PackedProduct> products, PackedActivations& activations) {
-  if (tokens == 0) return;
+  if (tokens == 0 || products.empty()) return;
   if (constexpr size_t kMost = ProductLoop::kMostProducts; products.size() > kMost) {
     multiplyPacked(pool, tokens, x, xStride, products.first(kMost), activations);
     return multiplyPacked(pool, tokens, x, xStride, products.subspan(kMost), activations);

@@ -19,9 +19,10 @@ struct PackedProduct {
   const float* bias = nullptr;  // [rows]
 };
 
-/// Several matrices on one input x [tokens, cols], row stride xStride, in one parallel loop; all must be cut
-/// alike (same columns and group size). `activations` is memory, reused from call to call. The bits of y
-/// depend neither on the threads nor, for a token, on the other tokens; AVX2, AVX-512 and NEON give the same.
+/// Several matrices on one input x [tokens, cols], row stride xStride, in one parallel loop for every four;
+/// all must be cut alike (same columns and group size), and no y may lie in x. `activations` is memory,
+/// reused from call to call. The bits of y depend neither on the threads nor, for a token, on the other
+/// tokens; AVX2, AVX-512 and NEON give the same.
 void multiplyPacked(ThreadPool& pool, size_t tokens, const float* x, size_t xStride,
                     std::span<const PackedProduct> products, PackedActivations& activations);
 

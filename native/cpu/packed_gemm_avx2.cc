@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "cpu/packed_kernels.h"
+#include "cpu/weight_prefetch.h"
 
 #define SLIM_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define SLIM_AVX2_INLINE SLIM_AVX2 inline __attribute__((always_inline))
@@ -177,7 +178,7 @@ SLIM_AVX2 void storeRows(const PackedProduct& product, size_t token, size_t firs
 constexpr size_t kFewTokens = 3;
 
 /// dots of kTokens tokens and eight rows over a segment.
-template <unsigned kBits, size_t kHalf, size_t kTokens>
+template <unsigned kBits, size_t kTokens>
 SLIM_AVX2_INLINE void multiplySegment(const uint8_t* lines, size_t blocks, const int8_t* x,
                                       __m256i (&dots)[kTokens]) {
   constexpr size_t kBlocksPerDrain = quadsPerDrain(kBits) / kQuads;
@@ -215,8 +216,7 @@ template <unsigned kBits, size_t kHalf, size_t kTokens>
 SLIM_AVX2_INLINE void addHalfSegment(const uint8_t* tile, const Segment& s, const Panel& panel,
                                      float* totals) {
   __m256i dots[kTokens];
-  multiplySegment<kBits, kHalf>(tile + s.codes + 32 * kHalf, s.blocks, panel.values + s.column * kTokens,
-                                dots);
+  multiplySegment<kBits>(tile + s.codes + 32 * kHalf, s.blocks, panel.values + s.column * kTokens, dots);
   const RowScales rows = loadRowScales(tile + s.meta, kBits == 1, kHalf);
 #pragma GCC unroll 4
   for (size_t t = 0; t < kTokens; ++t) {
@@ -232,7 +232,7 @@ template <unsigned kBits, size_t kTokens>
 SLIM_AVX2 void addRun(const uint8_t* tile, const Segment* segments, size_t count, const Panel& panel,
                       float* totals) {
   for (const Segment* s = segments; s < segments + count; ++s) {
-    prefetchBehind(tile + s->codes, s->blocks * InterleavedMatrix::blockBytes(kBits), kTokens == 1);
+    prefetchAhead(tile + s->codes, s->blocks * InterleavedMatrix::blockBytes(kBits), panel.alone);
     addHalfSegment<kBits, 0, kTokens>(tile, *s, panel, totals);
     addHalfSegment<kBits, 1, kTokens>(tile, *s, panel, totals);
   }
@@ -252,7 +252,7 @@ constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>())
 
 void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
-  prefetchBehind(matrix.tile(tile), matrix.metaBytes(), panel.tokens == 1);
+  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), panel.alone);
   alignas(32) float totals[kFewTokens * kRows] = {};
   for (const auto& run : matrix.runs())
     kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
@@ -284,7 +284,7 @@ struct Unpacked {
 template <unsigned kBits>
 SLIM_AVX2 void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* low, uint8_t* high) {
   const uint8_t* block = tile + s.codes;
-  prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
+  prefetchAhead(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
 #pragma GCC unroll 8
     for (size_t quad = 0; quad < kQuads; ++quad) {
@@ -382,7 +382,7 @@ void multiplyBatch(const PackedProduct& product, const PackedActivations& x, siz
   const size_t tokens = x.panel(lastPanel - 1).firstToken + x.panel(lastPanel - 1).tokens - firstToken;
   std::fill_n(totals, tokens * kRows, 0.0f);
 
-  prefetchBehind(matrix.tile(tile), matrix.metaBytes(), false);
+  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), false);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {

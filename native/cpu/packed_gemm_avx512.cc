@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "cpu/packed_kernels.h"
+#include "cpu/weight_prefetch.h"
 
 #define SLIM_VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")))
 #define SLIM_VNNI_INLINE SLIM_VNNI inline __attribute__((always_inline))
@@ -234,7 +235,7 @@ SLIM_VNNI void addRun(const uint8_t* tile, const Segment* segments, size_t count
   for (size_t t = 0; t < kTokens; ++t) total[t] = _mm512_load_ps(totals + t * kRows);
   for (const Segment* s = segments; s < segments + count; ++s) {
     const uint8_t* block = tile + s->codes;
-    prefetchBehind(block, s->blocks * InterleavedMatrix::blockBytes(kBits), kTokens == 1);
+    prefetchAhead(block, s->blocks * InterleavedMatrix::blockBytes(kBits), panel.alone);
     const int8_t* x = panel.values + s->column * kTokens;
     __m512i dots[kTokens];
     if constexpr (kTokens == 1 && (kBits == 1 || kBits == 2 || kBits == 4))
@@ -266,7 +267,7 @@ constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>())
 
 SLIM_VNNI void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
-  prefetchBehind(matrix.tile(tile), matrix.metaBytes(), panel.tokens == 1);
+  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), panel.alone);
   alignas(64) float totals[kFewTokens * kRows];
   for (size_t t = 0; t < panel.tokens; ++t) _mm512_store_ps(totals + t * kRows, _mm512_setzero_ps());
   for (const auto& run : matrix.runs())
@@ -300,7 +301,7 @@ template <unsigned kBits>
 SLIM_VNNI void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* out, float* scale, float* zero,
                              float* mean) {
   const uint8_t* block = tile + s.codes;
-  prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
+  prefetchAhead(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
     __m512i codes[kQuads];
     unpackBlock<kBits>(block, codes);
@@ -389,7 +390,7 @@ SLIM_VNNI void multiplyBatch(const PackedProduct& product, const PackedActivatio
   std::fill_n(totals, tokens * kTokenFloats, 0.0f);
 
   for (size_t tile = 0; tile < tiles; ++tile)
-    prefetchBehind(matrix.tile(firstTile + tile), matrix.metaBytes(), false);
+    prefetchAhead(matrix.tile(firstTile + tile), matrix.codesBegin(), false);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {

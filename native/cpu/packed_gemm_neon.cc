@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "cpu/packed_kernels.h"
+#include "cpu/weight_prefetch.h"
 
 #define SLIM_DOT __attribute__((target("arch=armv8.2-a+dotprod")))
 #define SLIM_DOT_INLINE SLIM_DOT inline __attribute__((always_inline))
@@ -239,7 +240,7 @@ SLIM_DOT void addRun(const uint8_t* tile, const Segment* segments, size_t count,
                      float* totals) {
   for (const Segment* s = segments; s < segments + count; ++s) {
     const uint8_t* block = tile + s->codes;
-    prefetchBehind(block, s->blocks * InterleavedMatrix::blockBytes(kBits), kTokens == 1);
+    prefetchAhead(block, s->blocks * InterleavedMatrix::blockBytes(kBits), panel.alone);
     const int8_t* x = panel.values + s->column * kTokens;
     int32x4_t dots[kTokens][kVectors];
     if constexpr (kTokens == 1 && kBits == 1) {  // eight sums a vector: registers for two
@@ -269,7 +270,7 @@ constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>())
 
 void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
   const InterleavedMatrix& matrix = *product.matrix;
-  prefetchBehind(matrix.tile(tile), matrix.metaBytes(), panel.tokens == 1);
+  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), panel.alone);
   alignas(64) float totals[kFewTokens * kRows] = {};
   for (const auto& run : matrix.runs())
     kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
@@ -310,7 +311,7 @@ SLIM_DOT_INLINE int8x16_t pairQuads(int8x16_t quad, int8x16_t next) {
 template <unsigned kBits, bool kPairs>
 SLIM_DOT void unpackSegment(const uint8_t* tile, const Segment& s, int8_t* out) {
   const uint8_t* block = tile + s.codes;
-  prefetchBehind(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
+  prefetchAhead(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
 #pragma GCC unroll 8
     for (size_t quad = 0; quad < kQuads; quad += 2)
@@ -434,7 +435,7 @@ void multiplyBatch(const BatchKernels& kernels, const PackedProduct& product, co
   const size_t tokens = x.panel(lastPanel - 1).firstToken + x.panel(lastPanel - 1).tokens - firstToken;
   std::fill_n(totals, tokens * kRows, 0.0f);
 
-  prefetchBehind(matrix.tile(tile), matrix.metaBytes(), false);
+  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), false);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {
