@@ -6,14 +6,14 @@
 namespace slim {
 
 // Measured on a Zen 5, the 2-bit mix of 576×1536 and 4096×11008 read from memory by one thread, in % of the
-// plain read: 82 and 92; with 12 or 16 KB the same; 76 and 90 with 8 KB, 67 and 78 with 4 KB.
+// plain read: 82 and 92; no more with 12 or 16 KB; 76 and 90 with 8 KB, 67 and 78 with 4 KB.
 constexpr size_t kPrefetchBytes = 10240;
 
-/// Before a kernel reads [from, from + bytes), of a tile the scales and offsets and then segment by segment
-/// the codes, it asks for what lies kPrefetchBytes further on. Weights that are read `once` in a product do
-/// not stay in the second- and third-level caches, as far as the processor takes the hint: cheaper by 3 to 6
-/// % from memory, as fast where a model's weights fit the second level, up to 10 % slower where they nearly
-/// fill the third.
+/// Called before a kernel reads [from, from + bytes): once for a tile's scales and offsets, then for the
+/// codes of each segment. Asks for what lies kPrefetchBytes further on. Weights that are read `once` in a
+/// product do not stay in the second- and third-level caches, as far as the processor takes the hint: from
+/// memory cheaper by 3 to 6 %, as fast where a model's weights fit the second level, up to 10 % slower where
+/// they nearly fill the third.
 ///
 /// One instruction that goes straight through memory for codes of all widths: the hardware's prefetcher seems
 /// to follow it. On a Zen 5 two threads read 4096×11008 in the 2-bit mix at 97 % of the plain read; unrolled,
@@ -21,7 +21,7 @@ constexpr size_t kPrefetchBytes = 10240;
 /// %, in place of 83. Therefore it is not inlined. As a function of the kernel's own file it costs little:
 /// GCC knows which registers it leaves alone.
 [[maybe_unused, gnu::noinline]] static void prefetchAhead(const uint8_t* from, size_t bytes, bool once) {
-  asm volatile("");                                 // or else the compiler takes calls out as of no effect
+  asm volatile("");  // or the compiler would remove the call as having no effect
   uintptr_t at = uintptr_t(from) + kPrefetchBytes;  // often past the matrix
   const uintptr_t end = at + bytes;
   if (once) {
