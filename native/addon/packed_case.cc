@@ -75,12 +75,16 @@ Napi::Value packedCase(const Napi::CallbackInfo& info) {
           all.push_back(
               {nullptr, p.y->as<float>(), p.y->cols(), accumulate, p.bias ? p.bias->as<float>() : nullptr});
         }
+        std::vector<PackedProduct> next = all;
         PackedActivations activations;
         for (size_t r = 0; r < repeats; ++r) {
           if (cancelled) return Status::aborted();
-          for (size_t i = 0; i < all.size(); ++i) all[i].matrix = products[i].interleaved[r % copies].get();
+          for (size_t i = 0; i < all.size(); ++i) {
+            all[i].matrix = products[i].interleaved[r % copies].get();
+            next[i].matrix = products[i].interleaved[(r + 1) % copies].get();
+          }
           const Stopwatch stopwatch;
-          multiplyPacked(*pool, x->rows(), x->as<float>(), x->cols(), all, activations);
+          multiplyPacked(*pool, x->rows(), x->as<float>(), x->cols(), all, activations, next);
           seconds->push_back(stopwatch.seconds());
         }
         return Status::success();

@@ -137,7 +137,7 @@ bool ThreadPool::take(size_t thread, uint64_t loop, Indices own, size_t& index) 
 size_t ThreadPool::takeRest(uint64_t loop, size_t count) {
   size_t taken = 0;
   for (size_t thread = 0, index; thread < shares_.size(); ++thread)
-    while (take(thread, loop, indicesOf(thread, count), index)) ++taken;
+    while (take(thread, loop, shareOf(thread, count), index)) ++taken;
   return taken;
 }
 
@@ -154,7 +154,7 @@ void ThreadPool::work(int thread, uint64_t loop, size_t count) {
   size_t done = 0;
   for (size_t k = 0; k < shares_.size(); ++k) {
     const size_t share = (size_t(thread) + k) % shares_.size(), before = done;
-    const Indices own = indicesOf(share, count);
+    const Indices own = shareOf(share, count);
     for (size_t i; take(share, loop, own, i); ++done) {
       try {
         begin(loop, i);

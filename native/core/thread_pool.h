@@ -43,6 +43,14 @@ class ThreadPool {
   /// An exception thrown by a body (std::bad_alloc) ends the loop early and is thrown again here.
   void parallelFor(size_t count, Body body, const Beginning& beginning = {});
 
+  struct Indices {
+    size_t begin, end;
+  };
+  /// The share of a thread in a loop.
+  Indices shareOf(size_t thread, size_t count) const {
+    return {thread * count / shares_.size(), (thread + 1) * count / shares_.size()};
+  }
+
   /// The process's pool of that many threads, made at first use and shared by all callers who hold it.
   static Status shared(int threads, std::shared_ptr<ThreadPool>& out);
 
@@ -56,10 +64,6 @@ class ThreadPool {
   struct alignas(64) Report {
     Tagged done{0};  // how many indices the thread is through with
   };
-  struct Indices {
-    size_t begin, end;
-  };
-
   void run(int thread);
   void stop();
   void loop(size_t count, Body body, const Beginning& beginning);
@@ -68,9 +72,6 @@ class ThreadPool {
   bool allReported(uint64_t loop, size_t count) const;
   void work(int thread, uint64_t loop, size_t count);
   void begin(uint64_t loop, size_t index) noexcept;
-  Indices indicesOf(size_t thread, size_t count) const {
-    return {thread * count / shares_.size(), (thread + 1) * count / shares_.size()};
-  }
   bool take(size_t thread, uint64_t loop, Indices own, size_t& index);
   size_t takeRest(uint64_t loop, size_t count);
 

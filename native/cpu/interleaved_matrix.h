@@ -57,14 +57,15 @@ class InterleavedMatrix {
   size_t bytes() const { return tiles() * tileBytes_; }
   /// On a cache line. Rows past the matrix have zero scales.
   const uint8_t* tile(size_t index) const { return data_.get() + index * tileBytes_; }
+  const uint8_t* end() const { return tile(tiles()); }
   /// Asks for what a kernel reads first that begins with this tile.
   void prefetch(size_t tile) const {
-    const auto ask = [](const void* from, size_t bytes) {
-      for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const uint8_t*>(from) + at);
-    };
+    prefetchSegments();
+    ask(this->tile(tile), kPrefetchBytes);
+  }
+  void prefetchSegments() const {
     ask(runs_.data(), runs_.size() * sizeof(Run));
     ask(segments_.data(), segments_.size() * sizeof(Segment));
-    ask(this->tile(tile), kPrefetchBytes);
   }
   size_t codesBegin() const { return segments_[0].codes; }  // of a tile: its scales and offsets come before
   const std::vector<Segment>& segments() const { return segments_; }
@@ -75,6 +76,9 @@ class InterleavedMatrix {
   static constexpr size_t metaBytes(unsigned bits) { return bits == 1 ? 64 : 48; }
 
  private:
+  static void ask(const void* from, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const uint8_t*>(from) + at);
+  }
   void pack(const PackedMatrix& source, size_t tile, uint8_t* out) const;
 
   size_t rows_ = 0, tileBytes_ = 0;

@@ -45,12 +45,8 @@ PackedActivations::Panel PackedActivations::panel(size_t index) const {
   const size_t first = index * narrow_ + std::min<size_t>(index, wider_),
                tokens = narrow_ + (index < wider_ ? 1 : 0);
   const float* scales = scales_.data() + first * segments_ * 2;
-  return {first,
-          tokens,
-          reinterpret_cast<const int8_t*>(values_.data()) + first * paddedCols_,
-          scales,
-          scales + tokens * segments_,
-          panels_ == 1};
+  return {first, tokens, reinterpret_cast<const int8_t*>(values_.data()) + first * paddedCols_, scales,
+          scales + tokens * segments_};
 }
 
 }  // namespace slim

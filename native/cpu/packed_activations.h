@@ -22,7 +22,6 @@ class alignas(64) PackedActivations {
     const int8_t* values;
     const float* scales;
     const float* sums;  // of q, over a segment
-    bool alone;         // there is no other: who multiplies it reads the weights once
   };
 
   /// Room for so many tokens, at least one; memory grows only.

@@ -230,15 +230,15 @@ SLIM_AVX2_INLINE void addHalfSegment(const uint8_t* tile, const Segment& s, cons
 /// totals [token][16 rows] += the segments of a run of kBits, for one tile and kTokens tokens.
 template <unsigned kBits, size_t kTokens>
 SLIM_AVX2 void addRun(const uint8_t* tile, const Segment* segments, size_t count, const Panel& panel,
-                      float* totals) {
+                      const WeightStream& stream, float* totals) {
   for (const Segment* s = segments; s < segments + count; ++s) {
-    prefetchAhead(tile + s->codes, s->blocks * InterleavedMatrix::blockBytes(kBits), panel.alone);
+    prefetchAhead(tile + s->codes, s->blocks * InterleavedMatrix::blockBytes(kBits), stream);
     addHalfSegment<kBits, 0, kTokens>(tile, *s, panel, totals);
     addHalfSegment<kBits, 1, kTokens>(tile, *s, panel, totals);
   }
 }
 
-using AddRun = void (*)(const uint8_t*, const Segment*, size_t, const Panel&, float*);
+using AddRun = void (*)(const uint8_t*, const Segment*, size_t, const Panel&, const WeightStream&, float*);
 
 template <size_t kTokens, size_t... kBits>
 constexpr std::array<AddRun, 9> addRunsByBits(std::index_sequence<kBits...>) {
@@ -250,13 +250,13 @@ constexpr auto addRunsByTokens(std::index_sequence<kTokens...>) {
 }
 constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>());  // [tokens − 1][bits]
 
-void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
+void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile, const WeightStream& stream) {
   const InterleavedMatrix& matrix = *product.matrix;
-  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), panel.alone);
+  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), stream);
   alignas(32) float totals[kFewTokens * kRows] = {};
   for (const auto& run : matrix.runs())
     kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
-                                        panel, totals);
+                                        panel, stream, totals);
   for (size_t t = 0; t < panel.tokens; ++t)
     storeRows(product, panel.firstToken + t, tile * kRows, totals + t * kRows);
 }
@@ -282,9 +282,10 @@ struct Unpacked {
 };
 
 template <unsigned kBits>
-SLIM_AVX2 void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* low, uint8_t* high) {
+SLIM_AVX2 void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* low, uint8_t* high,
+                             const WeightStream& stream) {
   const uint8_t* block = tile + s.codes;
-  prefetchAhead(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
+  prefetchAhead(block, s.blocks * InterleavedMatrix::blockBytes(kBits), stream);
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
 #pragma GCC unroll 8
     for (size_t quad = 0; quad < kQuads; ++quad) {
@@ -302,7 +303,7 @@ SLIM_AVX2 void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* low
   }
 }
 
-using UnpackSegment = void (*)(const uint8_t*, const Segment&, uint8_t*, uint8_t*);
+using UnpackSegment = void (*)(const uint8_t*, const Segment&, uint8_t*, uint8_t*, const WeightStream&);
 
 template <size_t... kBits>
 constexpr std::array<UnpackSegment, 9> unpackByBits(std::index_sequence<kBits...>) {
@@ -375,14 +376,14 @@ constexpr std::array<AddUnpacked, kTokens> kAddUnpacked = {addUnpacked<1>, addUn
 
 /// A tile and panels [firstPanel, lastPanel).
 void multiplyBatch(const PackedProduct& product, const PackedActivations& x, size_t tile, size_t firstPanel,
-                   size_t lastPanel) {
+                   size_t lastPanel, const WeightStream& stream) {
   const InterleavedMatrix& matrix = *product.matrix;
   alignas(32) float totals[kBatchPanels * PackedActivations::kPanelTokens * kRows];
   const size_t firstToken = x.panel(firstPanel).firstToken;
   const size_t tokens = x.panel(lastPanel - 1).firstToken + x.panel(lastPanel - 1).tokens - firstToken;
   std::fill_n(totals, tokens * kRows, 0.0f);
 
-  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), false);
+  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), stream);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {
@@ -410,7 +411,7 @@ void multiplyBatch(const PackedProduct& product, const PackedActivations& x, siz
                                              s.column,
                                              s.segment,
                                              run.bits == 1};
-      kUnpackSegment[run.bits](data, s, unpacked.low + at, unpacked.high + at);
+      kUnpackSegment[run.bits](data, s, unpacked.low + at, unpacked.high + at, stream);
       unpacked.depth += depth;
     }
   }
@@ -418,15 +419,16 @@ void multiplyBatch(const PackedProduct& product, const PackedActivations& x, siz
   for (size_t t = 0; t < tokens; ++t) storeRows(product, firstToken + t, tile * kRows, totals + t * kRows);
 }
 
-void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count) {
+void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count,
+              const WeightStream& stream) {
   const size_t batches = (x.panels() + kBatchPanels - 1) / kBatchPanels;
   for (size_t tile = first; tile < first + count; ++tile) {
     if (x.tokens() <= kFewTokens) {
-      multiplyFew(product, x.panel(0), tile);
+      multiplyFew(product, x.panel(0), tile, stream);
       continue;
     }
     for (size_t b = 0; b < batches; ++b)
-      multiplyBatch(product, x, tile, b * x.panels() / batches, (b + 1) * x.panels() / batches);
+      multiplyBatch(product, x, tile, b * x.panels() / batches, (b + 1) * x.panels() / batches, stream);
   }
 }
 

@@ -230,12 +230,12 @@ SLIM_VNNI_INLINE void multiplyUnpacked(const uint8_t* block, size_t blocks, cons
 /// totals += the segments of a run of kBits, for one tile and kTokens tokens.
 template <unsigned kBits, size_t kTokens>
 SLIM_VNNI void addRun(const uint8_t* tile, const Segment* segments, size_t count, const Panel& panel,
-                      float* totals) {
+                      const WeightStream& stream, float* totals) {
   __m512 total[kTokens];
   for (size_t t = 0; t < kTokens; ++t) total[t] = _mm512_load_ps(totals + t * kRows);
   for (const Segment* s = segments; s < segments + count; ++s) {
     const uint8_t* block = tile + s->codes;
-    prefetchAhead(block, s->blocks * InterleavedMatrix::blockBytes(kBits), panel.alone);
+    prefetchAhead(block, s->blocks * InterleavedMatrix::blockBytes(kBits), stream);
     const int8_t* x = panel.values + s->column * kTokens;
     __m512i dots[kTokens];
     if constexpr (kTokens == 1 && (kBits == 1 || kBits == 2 || kBits == 4))
@@ -253,7 +253,7 @@ SLIM_VNNI void addRun(const uint8_t* tile, const Segment* segments, size_t count
   for (size_t t = 0; t < kTokens; ++t) _mm512_store_ps(totals + t * kRows, total[t]);
 }
 
-using AddRun = void (*)(const uint8_t*, const Segment*, size_t, const Panel&, float*);
+using AddRun = void (*)(const uint8_t*, const Segment*, size_t, const Panel&, const WeightStream&, float*);
 
 template <size_t kTokens, size_t... kBits>
 constexpr std::array<AddRun, 9> addRunsByBits(std::index_sequence<kBits...>) {
@@ -265,14 +265,15 @@ constexpr auto addRunsByTokens(std::index_sequence<kTokens...>) {
 }
 constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>());  // [tokens − 1][bits]
 
-SLIM_VNNI void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
+SLIM_VNNI void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile,
+                           const WeightStream& stream) {
   const InterleavedMatrix& matrix = *product.matrix;
-  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), panel.alone);
+  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), stream);
   alignas(64) float totals[kFewTokens * kRows];
   for (size_t t = 0; t < panel.tokens; ++t) _mm512_store_ps(totals + t * kRows, _mm512_setzero_ps());
   for (const auto& run : matrix.runs())
     kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
-                                        panel, totals);
+                                        panel, stream, totals);
   for (size_t t = 0; t < panel.tokens; ++t)
     storeRows(product, panel.firstToken + t, tile * kRows, _mm512_load_ps(totals + t * kRows));
 }
@@ -299,9 +300,9 @@ struct Unpacked {
 
 template <unsigned kBits>
 SLIM_VNNI void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* out, float* scale, float* zero,
-                             float* mean) {
+                             float* mean, const WeightStream& stream) {
   const uint8_t* block = tile + s.codes;
-  prefetchAhead(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
+  prefetchAhead(block, s.blocks * InterleavedMatrix::blockBytes(kBits), stream);
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
     __m512i codes[kQuads];
     unpackBlock<kBits>(block, codes);
@@ -314,7 +315,8 @@ SLIM_VNNI void unpackSegment(const uint8_t* tile, const Segment& s, uint8_t* out
   _mm512_store_ps(mean, rows.mean);
 }
 
-using UnpackSegment = void (*)(const uint8_t*, const Segment&, uint8_t*, float*, float*, float*);
+using UnpackSegment = void (*)(const uint8_t*, const Segment&, uint8_t*, float*, float*, float*,
+                               const WeightStream&);
 
 template <size_t... kBits>
 constexpr std::array<UnpackSegment, 9> unpackByBits(std::index_sequence<kBits...>) {
@@ -381,7 +383,7 @@ constexpr std::array kAddUnpacked = {addUnpackedByTokens<1>(std::make_index_sequ
 
 /// One or two tiles and panels [firstPanel, lastPanel).
 SLIM_VNNI void multiplyBatch(const PackedProduct& product, const PackedActivations& x, size_t firstTile,
-                             size_t tiles, size_t firstPanel, size_t lastPanel) {
+                             size_t tiles, size_t firstPanel, size_t lastPanel, const WeightStream& stream) {
   const InterleavedMatrix& matrix = *product.matrix;
   constexpr size_t kTokenFloats = kPairTiles * kRows;
   alignas(64) float totals[kBatchPanels * kPanel * kTokenFloats];
@@ -390,7 +392,7 @@ SLIM_VNNI void multiplyBatch(const PackedProduct& product, const PackedActivatio
   std::fill_n(totals, tokens * kTokenFloats, 0.0f);
 
   for (size_t tile = 0; tile < tiles; ++tile)
-    prefetchAhead(matrix.tile(firstTile + tile), matrix.codesBegin(), false);
+    prefetchAhead(matrix.tile(firstTile + tile), matrix.codesBegin(), stream);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {
@@ -414,7 +416,7 @@ SLIM_VNNI void multiplyBatch(const PackedProduct& product, const PackedActivatio
       for (size_t tile = 0; tile < tiles; ++tile)
         kUnpackSegment[run.bits](matrix.tile(firstTile + tile), s,
                                  unpacked.codes[tile] + unpacked.depth * kRows, out.scale[tile],
-                                 out.zero[tile], out.mean[tile]);
+                                 out.zero[tile], out.mean[tile], stream);
       unpacked.depth += depth;
     }
   }
@@ -425,17 +427,18 @@ SLIM_VNNI void multiplyBatch(const PackedProduct& product, const PackedActivatio
                 _mm512_load_ps(totals + t * kTokenFloats + tile * kRows));
 }
 
-void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count) {
+void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count,
+              const WeightStream& stream) {
   if (x.panel(0).tokens <= kFewTokens && x.tokens() <= kFewAltogether) {
     for (size_t tile = first; tile < first + count; ++tile)
-      for (size_t p = 0; p < x.panels(); ++p) multiplyFew(product, x.panel(p), tile);
+      for (size_t p = 0; p < x.panels(); ++p) multiplyFew(product, x.panel(p), tile, stream);
     return;
   }
   const size_t batches = (x.panels() + kBatchPanels - 1) / kBatchPanels;
   for (size_t tile = first; tile < first + count; tile += kPairTiles)
     for (size_t b = 0; b < batches; ++b)
       multiplyBatch(product, x, tile, std::min(kPairTiles, first + count - tile), b * x.panels() / batches,
-                    (b + 1) * x.panels() / batches);
+                    (b + 1) * x.panels() / batches, stream);
 }
 
 }  // namespace

@@ -237,10 +237,10 @@ SLIM_DOT_INLINE void multiplySegment(const uint8_t* block, size_t blocks, const 
 /// totals [token][16 rows] += the segments of a run of kBits, for one tile and kTokens tokens.
 template <unsigned kBits, size_t kTokens>
 SLIM_DOT void addRun(const uint8_t* tile, const Segment* segments, size_t count, const Panel& panel,
-                     float* totals) {
+                     const WeightStream& stream, float* totals) {
   for (const Segment* s = segments; s < segments + count; ++s) {
     const uint8_t* block = tile + s->codes;
-    prefetchAhead(block, s->blocks * InterleavedMatrix::blockBytes(kBits), panel.alone);
+    prefetchAhead(block, s->blocks * InterleavedMatrix::blockBytes(kBits), stream);
     const int8_t* x = panel.values + s->column * kTokens;
     int32x4_t dots[kTokens][kVectors];
     if constexpr (kTokens == 1 && kBits == 1) {  // eight sums a vector: registers for two
@@ -256,7 +256,7 @@ SLIM_DOT void addRun(const uint8_t* tile, const Segment* segments, size_t count,
   }
 }
 
-using AddRun = void (*)(const uint8_t*, const Segment*, size_t, const Panel&, float*);
+using AddRun = void (*)(const uint8_t*, const Segment*, size_t, const Panel&, const WeightStream&, float*);
 
 template <size_t kTokens, size_t... kBits>
 constexpr std::array<AddRun, 9> addRunsByBits(std::index_sequence<kBits...>) {
@@ -268,13 +268,13 @@ constexpr auto addRunsByTokens(std::index_sequence<kTokens...>) {
 }
 constexpr auto kAddRun = addRunsByTokens(std::make_index_sequence<kFewTokens>());  // [tokens − 1][bits]
 
-void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile) {
+void multiplyFew(const PackedProduct& product, const Panel& panel, size_t tile, const WeightStream& stream) {
   const InterleavedMatrix& matrix = *product.matrix;
-  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), panel.alone);
+  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), stream);
   alignas(64) float totals[kFewTokens * kRows] = {};
   for (const auto& run : matrix.runs())
     kAddRun[panel.tokens - 1][run.bits](matrix.tile(tile), matrix.segments().data() + run.first, run.count,
-                                        panel, totals);
+                                        panel, stream, totals);
   for (size_t t = 0; t < panel.tokens; ++t)
     storeRows(product, panel.firstToken + t, tile * kRows, totals + t * kRows);
 }
@@ -309,9 +309,9 @@ SLIM_DOT_INLINE int8x16_t pairQuads(int8x16_t quad, int8x16_t next) {
 
 /// Codes as [quad][16 rows][4] or, with kPairs, [pair of quads][row pair][2][8].
 template <unsigned kBits, bool kPairs>
-SLIM_DOT void unpackSegment(const uint8_t* tile, const Segment& s, int8_t* out) {
+SLIM_DOT void unpackSegment(const uint8_t* tile, const Segment& s, int8_t* out, const WeightStream& stream) {
   const uint8_t* block = tile + s.codes;
-  prefetchAhead(block, s.blocks * InterleavedMatrix::blockBytes(kBits), false);
+  prefetchAhead(block, s.blocks * InterleavedMatrix::blockBytes(kBits), stream);
   for (size_t b = 0; b < s.blocks; ++b, block += InterleavedMatrix::blockBytes(kBits)) {
 #pragma GCC unroll 8
     for (size_t quad = 0; quad < kQuads; quad += 2)
@@ -327,7 +327,7 @@ SLIM_DOT void unpackSegment(const uint8_t* tile, const Segment& s, int8_t* out) 
   }
 }
 
-using UnpackSegment = void (*)(const uint8_t*, const Segment&, int8_t*);
+using UnpackSegment = void (*)(const uint8_t*, const Segment&, int8_t*, const WeightStream&);
 
 template <bool kPairs, size_t... kBits>
 constexpr std::array<UnpackSegment, 9> unpackByBits(std::index_sequence<kBits...>) {
@@ -428,14 +428,14 @@ constexpr BatchKernels kI8mm = {
 
 /// A tile and panels [firstPanel, lastPanel).
 void multiplyBatch(const BatchKernels& kernels, const PackedProduct& product, const PackedActivations& x,
-                   size_t tile, size_t firstPanel, size_t lastPanel) {
+                   size_t tile, size_t firstPanel, size_t lastPanel, const WeightStream& stream) {
   const InterleavedMatrix& matrix = *product.matrix;
   alignas(64) float totals[kBatchPanels * PackedActivations::kPanelTokens * kRows];
   const size_t firstToken = x.panel(firstPanel).firstToken;
   const size_t tokens = x.panel(lastPanel - 1).firstToken + x.panel(lastPanel - 1).tokens - firstToken;
   std::fill_n(totals, tokens * kRows, 0.0f);
 
-  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), false);
+  prefetchAhead(matrix.tile(tile), matrix.codesBegin(), stream);
   Unpacked unpacked;
   const auto useUnpacked = [&] {
     for (size_t p = firstPanel; p < lastPanel; ++p) {
@@ -456,7 +456,7 @@ void multiplyBatch(const BatchKernels& kernels, const PackedProduct& product, co
       if (unpacked.depth + depth > kDepth) useUnpacked();
       int8_t* const codes = unpacked.codes + unpacked.depth * kRows;
       unpacked.segments[unpacked.count++] = {data + s.meta, codes, depth / 4, s.column, s.segment, run.bits};
-      kernels.unpack[run.bits](data, s, codes);
+      kernels.unpack[run.bits](data, s, codes, stream);
       unpacked.depth += depth;
     }
   }
@@ -465,15 +465,17 @@ void multiplyBatch(const BatchKernels& kernels, const PackedProduct& product, co
 }
 
 template <const BatchKernels& kKernels>
-void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count) {
+void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count,
+              const WeightStream& stream) {
   const size_t batches = (x.panels() + kBatchPanels - 1) / kBatchPanels;
   for (size_t tile = first; tile < first + count; ++tile) {
     if (x.tokens() <= kFewTokens) {
-      multiplyFew(product, x.panel(0), tile);
+      multiplyFew(product, x.panel(0), tile, stream);
       continue;
     }
     for (size_t b = 0; b < batches; ++b)
-      multiplyBatch(kKernels, product, x, tile, b * x.panels() / batches, (b + 1) * x.panels() / batches);
+      multiplyBatch(kKernels, product, x, tile, b * x.panels() / batches, (b + 1) * x.panels() / batches,
+                    stream);
   }
 }
 

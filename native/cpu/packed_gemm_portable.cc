@@ -103,7 +103,8 @@ void multiplyTile(const PackedProduct& product, const PackedActivations& x, size
   }
 }
 
-void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count) {
+void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count,
+              const WeightStream&) {
   for (size_t tile = first; tile < first + count; ++tile) multiplyTile(product, x, tile);
 }
 

@@ -17,8 +17,9 @@ struct PackedKernels {
   /// count floats to int8: q = round(x · 127 / max |x|), zeros up to the next multiple of Segments::kUnit;
   /// the scale and the sum of q. All instruction sets give the same.
   void (*quantize)(const float* x, size_t count, int8_t* q, float& scale, float& sum);
-  /// Tiles [first, first + count) of a product, for all tokens.
-  void (*multiply)(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count);
+  /// Tiles [first, first + count) of a product, for all tokens; they lie on `stream`.
+  void (*multiply)(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count,
+                   const WeightStream& stream);
 };
 
 extern const PackedKernels kPackedPortable;  // the oracle

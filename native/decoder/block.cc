@@ -240,6 +240,11 @@ Status DecoderBlock::interleave(ThreadPool& pool, const CancelFlag& cancelled) {
   return Status::success();
 }
 
+std::vector<std::vector<Linear*>> DecoderBlock::calls() {
+  const auto gated = gateUp_ ? std::vector{&gateUp_} : gate_ ? std::vector{&gate_, &up_} : std::vector{&up_};
+  return {qkv_ ? std::vector{&qkv_} : std::vector{&q_, &k_, &v_}, {&o_}, gated, {&down_}};
+}
+
 // qkv [tokens][qkvWidth] of the normed states
 void DecoderBlock::projectQkv(ThreadPool& pool, size_t tokens, const float* normed, float* qkv,
                               IntegerInput* int8) const {

@@ -111,6 +111,8 @@ class DecoderBlock {
 
   /// Makes what passes with int8 activations read, at the first call.
   Status interleave(ThreadPool& pool, const CancelFlag& cancelled);
+  /// The layers that a pass multiplies at once, in its order.
+  std::vector<std::vector<Linear*>> calls();
 
   /// The backward pass (block_backward.cc). `inputs` [tokens, hidden] are the states that entered the block;
   /// `gradients` come as ∂L/∂output and leave as ∂L/∂input. Values are recomputed, some whole sequences at a

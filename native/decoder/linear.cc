@@ -63,7 +63,8 @@ void splitInput(ThreadPool& pool, size_t tokens, const float* x, size_t xStride,
 }
 
 void multiplySplit(ThreadPool& pool, size_t tokens, const float* x, size_t xStride, const Segments& cut,
-                   std::vector<PackedProduct> products, IntegerInput& int8) {
+                   std::vector<PackedProduct> products, std::span<const PackedProduct> next,
+                   IntegerInput& int8) {
   float* parts = int8.parts.reserve(2 * tokens * cut.cols);
   splitInput(pool, tokens, x, xStride, cut, parts);
   size_t width = 0;
@@ -75,7 +76,7 @@ void multiplySplit(ThreadPool& pool, size_t tokens, const float* x, size_t xStri
     halves.push_back({product.matrix, sums + at, width});
     at += product.matrix->rows();
   }
-  multiplyPacked(pool, 2 * tokens, parts, cut.cols, halves, int8.activations);
+  multiplyPacked(pool, 2 * tokens, parts, cut.cols, halves, int8.activations, next);
   constexpr size_t kRows = 4096;
   const size_t chunks = (width + kRows - 1) / kRows;
   pool.parallelFor(tokens * chunks, [&](size_t task, int) {
@@ -119,11 +120,13 @@ void applyLinears(ThreadPool& pool, size_t tokens, const float* x, size_t xStrid
         products.push_back({linear.interleaved.get(), out.y, out.yStride, out.accumulate,
                             linear.bias.empty() ? nullptr : linear.bias.data()});
       }
+    std::vector<PackedProduct> next;
+    for (const auto& matrix : first.linear->next) next.push_back({matrix.get(), nullptr, 0});
     if (split) {
-      multiplySplit(pool, tokens, x, xStride, cut, std::move(products), *int8);
+      multiplySplit(pool, tokens, x, xStride, cut, std::move(products), next, *int8);
       continue;
     }
-    multiplyPacked(pool, tokens, x, xStride, products, int8->activations);
+    multiplyPacked(pool, tokens, x, xStride, products, int8->activations, next);
   }
 }
 

@@ -46,6 +46,9 @@ struct Linear {
 
   // What products with int8 activations read; null until interleave(), and of a dense weight.
   std::shared_ptr<const InterleavedMatrix> interleaved;
+  // What applyLinears will multiply after the call that begins with this layer, so that it comes from memory
+  // in good time. Set once, by the model.
+  std::vector<std::shared_ptr<const InterleavedMatrix>> next;
 
   explicit operator bool() const { return bool(weight); }
   Status interleave(ThreadPool& pool, const CancelFlag& cancelled);

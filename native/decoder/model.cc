@@ -38,8 +38,26 @@ Status DecoderModel::prepare(ThreadPool& pool, const CancelFlag& cancelled) cons
   std::lock_guard lock(preparing_);
   for (const auto& block : parts_.blocks) SLIM_RETURN_IF_ERROR(block->interleave(pool, cancelled));
   SLIM_RETURN_IF_ERROR(head_.interleave(pool, cancelled));
+  linkCalls();
   prepared_.store(true, std::memory_order_release);
   return Status::success();
+}
+
+/// Tells every call of applyLinears which comes next, round and round. Another model may have the same
+/// blocks: the first links them.
+void DecoderModel::linkCalls() const {
+  static std::mutex linking;
+  std::lock_guard lock(linking);
+  std::vector<std::vector<Linear*>> calls;
+  for (const auto& block : parts_.blocks)
+    for (auto& call : block->calls()) calls.push_back(std::move(call));
+  calls.push_back({&head_});
+  for (size_t i = 0; i < calls.size(); ++i) {
+    auto& next = calls[i][0]->next;
+    if (!next.empty()) continue;
+    for (const Linear* linear : calls[(i + 1) % calls.size()])
+      if (linear->interleaved) next.push_back(linear->interleaved);
+  }
 }
 
 /// States [ids, hidden] after the final norm.

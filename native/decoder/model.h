@@ -46,6 +46,7 @@ class DecoderModel final : public LanguageModel {
 
  private:
   class FinalStates;
+  void linkCalls() const;
   /// logits [tokens, vocab] of final states, softcapped.
   void project(ThreadPool& pool, size_t tokens, const float* states, float* logits,
                IntegerInput& activations) const;
