@@ -46,7 +46,7 @@ class ThreadPool {
   struct Indices {
     size_t begin, end;
   };
-  /// The share of a thread in a loop.
+  /// The share of a thread in a loop of more than one index.
   Indices shareOf(size_t thread, size_t count) const {
     return {thread * count / shares_.size(), (thread + 1) * count / shares_.size()};
   }
@@ -64,6 +64,7 @@ class ThreadPool {
   struct alignas(64) Report {
     Tagged done{0};  // how many indices the thread is through with
   };
+
   void run(int thread);
   void stop();
   void loop(size_t count, Body body, const Beginning& beginning);

@@ -63,6 +63,7 @@ class InterleavedMatrix {
     prefetchSegments();
     ask(this->tile(tile), kPrefetchBytes);
   }
+  /// What a kernel reads at every tile beside it.
   void prefetchSegments() const {
     ask(runs_.data(), runs_.size() * sizeof(Run));
     ask(segments_.data(), segments_.size() * sizeof(Segment));

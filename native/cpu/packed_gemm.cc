@@ -23,7 +23,7 @@ namespace {
 
 /// The tiles of at most kMost products, cut into tasks. A task is a run of tiles that lie side by side: long
 /// enough for the hardware prefetcher, short enough that a thread which is held up by another process leaves
-/// its share to the others. All that a thread needs lies on a few cache lines in a row.
+/// its share to the others.
 struct alignas(64) ProductTasks {
   static constexpr size_t kLeastBytes = 8 << 10, kMostBytes = 1 << 20, kTasksPerThread = 8;
   static constexpr size_t kMost = 4;
@@ -63,7 +63,7 @@ struct alignas(64) ProductTasks {
   }
 };
 
-/// What the threads do for some products, and which come next.
+/// What the threads do for some products, and which come next. All that they need lies on a few cache lines.
 struct ProductLoop {
   const PackedKernels& kernels;
   const ThreadPool& pool;
@@ -85,16 +85,17 @@ struct ProductLoop {
                      stream(task, index, size_t(thread)));
   }
 
-  /// A thread's share of this loop is followed by its share of the next one. What follows anything else, a
-  /// matrix amid a share or a task of another's share, lies behind it.
+  /// The end of a thread's own share is followed by its share of the next loop. Anything else goes straight
+  /// on in memory, where a model's next matrix mostly lies.
   WeightStream stream(const ProductTasks::Task& task, size_t index, size_t thread) const {
     const InterleavedMatrix& matrix = task.matrix();
     WeightStream stream{matrix.end(), matrix.end(), activations.panels() == 1};
-    const size_t left = pool.shareOf(thread, tasks.count).end - index, end = task.index + left;
-    // Tasks have more than kLeastBytes / 2 bytes, but for the last of a matrix: kPrefetchBytes ahead is one
-    // of the next four.
+    const auto own = pool.shareOf(thread, tasks.count);
+    const size_t left = own.end - index, end = task.index + left;
+    // Tasks have more than kLeastBytes / 2 bytes, but for the last of a matrix: what lies kPrefetchBytes
+    // ahead is in one of the next four.
     static_assert(kPrefetchBytes <= 3 * ProductTasks::kLeastBytes / 2);
-    if (left == 0 || left > 4 || end > task.part->tasks) return stream;
+    if (index < own.begin || index >= own.end || left > 4 || end > task.part->tasks) return stream;
     const auto share = pool.shareOf(thread, next.count);
     if (share.begin == share.end) return stream;
     if (end < task.part->tasks) stream.end = matrix.tile(end * task.part->tilesPerTask);

@@ -421,6 +421,7 @@ void multiplyBatch(const PackedProduct& product, const PackedActivations& x, siz
 
 void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count,
               const WeightStream& stream) {
+  const WeightStream kept{stream.end, stream.next, false};  // beside what is unpacked
   const size_t batches = (x.panels() + kBatchPanels - 1) / kBatchPanels;
   for (size_t tile = first; tile < first + count; ++tile) {
     if (x.tokens() <= kFewTokens) {
@@ -428,7 +429,7 @@ void multiply(const PackedProduct& product, const PackedActivations& x, size_t f
       continue;
     }
     for (size_t b = 0; b < batches; ++b)
-      multiplyBatch(product, x, tile, b * x.panels() / batches, (b + 1) * x.panels() / batches, stream);
+      multiplyBatch(product, x, tile, b * x.panels() / batches, (b + 1) * x.panels() / batches, kept);
   }
 }
 

@@ -434,11 +434,12 @@ void multiply(const PackedProduct& product, const PackedActivations& x, size_t f
       for (size_t p = 0; p < x.panels(); ++p) multiplyFew(product, x.panel(p), tile, stream);
     return;
   }
+  const WeightStream kept{stream.end, stream.next, false};  // beside what is unpacked
   const size_t batches = (x.panels() + kBatchPanels - 1) / kBatchPanels;
   for (size_t tile = first; tile < first + count; tile += kPairTiles)
     for (size_t b = 0; b < batches; ++b)
       multiplyBatch(product, x, tile, std::min(kPairTiles, first + count - tile), b * x.panels() / batches,
-                    (b + 1) * x.panels() / batches, stream);
+                    (b + 1) * x.panels() / batches, kept);
 }
 
 }  // namespace

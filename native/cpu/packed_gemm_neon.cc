@@ -467,6 +467,7 @@ void multiplyBatch(const BatchKernels& kernels, const PackedProduct& product, co
 template <const BatchKernels& kKernels>
 void multiply(const PackedProduct& product, const PackedActivations& x, size_t first, size_t count,
               const WeightStream& stream) {
+  const WeightStream kept{stream.end, stream.next, false};  // beside what is unpacked
   const size_t batches = (x.panels() + kBatchPanels - 1) / kBatchPanels;
   for (size_t tile = first; tile < first + count; ++tile) {
     if (x.tokens() <= kFewTokens) {

@@ -240,9 +240,14 @@ Status DecoderBlock::interleave(ThreadPool& pool, const CancelFlag& cancelled) {
   return Status::success();
 }
 
-std::vector<std::vector<Linear*>> DecoderBlock::calls() {
-  const auto gated = gateUp_ ? std::vector{&gateUp_} : gate_ ? std::vector{&gate_, &up_} : std::vector{&up_};
-  return {qkv_ ? std::vector{&qkv_} : std::vector{&q_, &k_, &v_}, {&o_}, gated, {&down_}};
+std::vector<std::vector<const Linear*>> DecoderBlock::calls() const {
+  using Layers = std::vector<const Linear*>;
+  return {qkv_ ? Layers{&qkv_} : Layers{&q_, &k_, &v_},
+          {&o_},
+          gateUp_ ? Layers{&gateUp_}
+          : gate_ ? Layers{&gate_, &up_}
+                  : Layers{&up_},
+          {&down_}};
 }
 
 // qkv [tokens][qkvWidth] of the normed states

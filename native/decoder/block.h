@@ -111,8 +111,9 @@ class DecoderBlock {
 
   /// Makes what passes with int8 activations read, at the first call.
   Status interleave(ThreadPool& pool, const CancelFlag& cancelled);
-  /// The layers that a pass multiplies at once, in its order.
-  std::vector<std::vector<Linear*>> calls();
+  /// The layers that share an input, which projectQkv, addOutput and projectGateUp multiply in one call, in
+  /// the order of a pass.
+  std::vector<std::vector<const Linear*>> calls() const;
 
   /// The backward pass (block_backward.cc). `inputs` [tokens, hidden] are the states that entered the block;
   /// `gradients` come as ∂L/∂output and leave as ∂L/∂input. Values are recomputed, some whole sequences at a

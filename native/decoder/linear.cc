@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/packed_gemm.h"
-
 namespace slim {
 
 Status Weight::check(const std::string& role, size_t expectedRows, size_t expectedCols) const {
@@ -120,8 +118,10 @@ void applyLinears(ThreadPool& pool, size_t tokens, const float* x, size_t xStrid
         products.push_back({linear.interleaved.get(), out.y, out.yStride, out.accumulate,
                             linear.bias.empty() ? nullptr : linear.bias.data()});
       }
-    std::vector<PackedProduct> next;
-    for (const auto& matrix : first.linear->next) next.push_back({matrix.get(), nullptr, 0});
+    std::span<const PackedProduct> next;
+    if (int8->nextOf)
+      if (const auto found = int8->nextOf->find(first.linear); found != int8->nextOf->end())
+        next = found->second;
     if (split) {
       multiplySplit(pool, tokens, x, xStride, cut, std::move(products), next, *int8);
       continue;

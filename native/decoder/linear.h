@@ -4,12 +4,13 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "core/tensor.h"
 #include "cpu/gemm.h"
 #include "cpu/interleaved_matrix.h"
-#include "cpu/packed_activations.h"
+#include "cpu/packed_gemm.h"
 #include "decoder/float_buffer.h"
 #include "quant/packed_matrix.h"
 
@@ -46,9 +47,6 @@ struct Linear {
 
   // What products with int8 activations read; null until interleave(), and of a dense weight.
   std::shared_ptr<const InterleavedMatrix> interleaved;
-  // What applyLinears will multiply after the call that begins with this layer, so that it comes from memory
-  // in good time. Set once, by the model.
-  std::vector<std::shared_ptr<const InterleavedMatrix>> next;
 
   explicit operator bool() const { return bool(weight); }
   Status interleave(ThreadPool& pool, const CancelFlag& cancelled);
@@ -69,10 +67,15 @@ struct LinearOutput {
   bool accumulate = false;
 };
 
+/// By the first layer that a call of applyLinears multiplies in integers: the matrices of the next call,
+/// which come from memory in good time then.
+using NextProducts = std::unordered_map<const Linear*, std::vector<PackedProduct>>;
+
 /// Memory of inputs in int8.
 struct IntegerInput {
   PackedActivations activations;
-  FloatBuffer parts, products;  // of split inputs
+  FloatBuffer parts, products;           // of split inputs
+  const NextProducts* nextOf = nullptr;  // where the order of calls is known
 };
 
 /// Linear::apply of several layers on one input. With `int8`, those that are interleaved take the input in

@@ -36,28 +36,34 @@ Status DecoderModel::make(ModelParts parts, std::shared_ptr<DecoderModel>& out) 
 Status DecoderModel::prepare(ThreadPool& pool, const CancelFlag& cancelled) const {
   if (!parts_.int8 || prepared_.load(std::memory_order_acquire)) return Status::success();
   std::lock_guard lock(preparing_);
+  if (prepared_.load(std::memory_order_relaxed)) return Status::success();
   for (const auto& block : parts_.blocks) SLIM_RETURN_IF_ERROR(block->interleave(pool, cancelled));
   SLIM_RETURN_IF_ERROR(head_.interleave(pool, cancelled));
-  linkCalls();
+  nextOf_ = orderCalls();
   prepared_.store(true, std::memory_order_release);
   return Status::success();
 }
 
-/// Tells every call of applyLinears which comes next, round and round. Another model may have the same
-/// blocks: the first links them.
-void DecoderModel::linkCalls() const {
-  static std::mutex linking;
-  std::lock_guard lock(linking);
-  std::vector<std::vector<Linear*>> calls;
+// The layers of a call that are multiplied at once, in integers: those cut like the first of them.
+NextProducts DecoderModel::orderCalls() const {
+  std::vector<std::vector<const Linear*>> calls;
   for (const auto& block : parts_.blocks)
-    for (auto& call : block->calls()) calls.push_back(std::move(call));
+    for (const auto& call : block->calls()) calls.push_back(call);
   calls.push_back({&head_});
-  for (size_t i = 0; i < calls.size(); ++i) {
-    auto& next = calls[i][0]->next;
-    if (!next.empty()) continue;
-    for (const Linear* linear : calls[(i + 1) % calls.size()])
-      if (linear->interleaved) next.push_back(linear->interleaved);
+  for (auto& call : calls) {
+    std::erase_if(call, [](const Linear* linear) { return !linear->interleaved; });
+    if (call.empty()) continue;
+    const Segments cut = call[0]->interleaved->cut();
+    std::erase_if(call, [&](const Linear* linear) { return !(linear->interleaved->cut() == cut); });
   }
+  NextProducts order;
+  for (size_t i = 0; i < calls.size(); ++i) {
+    if (calls[i].empty()) continue;
+    auto& next = order[calls[i][0]];
+    for (const Linear* linear : calls[(i + 1) % calls.size()])
+      next.push_back({linear->interleaved.get(), nullptr, 0});
+  }
+  return order;
 }
 
 /// States [ids, hidden] after the final norm.

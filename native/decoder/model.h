@@ -46,7 +46,7 @@ class DecoderModel final : public LanguageModel {
 
  private:
   class FinalStates;
-  void linkCalls() const;
+  NextProducts orderCalls() const;
   /// logits [tokens, vocab] of final states, softcapped.
   void project(ThreadPool& pool, size_t tokens, const float* states, float* logits,
                IntegerInput& activations) const;
@@ -66,6 +66,7 @@ class DecoderModel final : public LanguageModel {
   mutable std::mutex preparing_;
   mutable std::atomic<bool> prepared_{false};
   mutable Linear head_;
+  mutable NextProducts nextOf_;  // set when prepared
   // The rotary specs of the blocks, each once, and which of them a block has.
   std::vector<RotarySpec> rotaries_;
   std::vector<size_t> rotaryOf_;

@@ -86,6 +86,7 @@ Status DecoderModel::step(const std::vector<StepSequence>& sequences,
   SLIM_RETURN_IF_ERROR(prepare(pool, cancelled));
   std::unique_ptr<StepContext> context = takeContext();
   context->scratch.block.int8 = parts_.int8;
+  context->scratch.block.activations.nextOf = &nextOf_;
   TokenDraw draw(sequences, out);
   float* last = context->last.reserve(draw.count() * hidden());
 

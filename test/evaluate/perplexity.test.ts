@@ -1,12 +1,14 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { evaluatePerplexity, loadModel, type Model, type SlimWarning } from '../../lib/index.js'
+import { evaluatePerplexity, loadModel, type Model, quantize, type SlimWarning } from '../../lib/index.js'
 import { packageRoot } from '../../lib/native/addon.js'
-import { demo, heldoutFile, rejection } from '../support/demo.js'
+import { demo, heldoutFile, rejection, small } from '../support/demo.js'
+import { temporaryFolder } from '../support/temporary.js'
 
 const optFolder = path.join(packageRoot(), 'test', 'fixtures', 'hf', 'opt')
 
+const folder = temporaryFolder()
 let model: Model
 beforeAll(async () => {
   model = await loadModel(demo, { threads: 2 })
@@ -19,6 +21,19 @@ describe('evaluatePerplexity', () => {
     expect(result.tokens).toBe(32_768)
     expect(result.perplexity).toBeGreaterThan(35.61 * 0.998)
     expect(result.perplexity).toBeLessThan(35.61 * 1.002)
+  })
+
+  it('changes by less than 0.5 % when packed layers take their inputs in int8', async () => {
+    const packed = path.join(folder, 'packed')
+    await quantize(demo, small(packed, { method: 'rtn', calibration: undefined }))
+    const perplexityOf = async (activations: 'int8' | 'float32') => {
+      await using packedModel = await loadModel(packed, { threads: 2, activations })
+      const options = { file: heldoutFile, seqLen: 256, maxTokens: 16_384 }
+      return (await evaluatePerplexity(packedModel, options)).perplexity
+    }
+    const [rounded, exact] = [await perplexityOf('int8'), await perplexityOf('float32')]
+    expect(rounded).not.toBe(exact)
+    expect(Math.abs(rounded / exact - 1)).toBeLessThan(0.005)
   })
 
   it('is the mean of log-probabilities computed from the logits, over whole windows', async () => {

@@ -176,12 +176,13 @@ void check(const Problem& p, const std::vector<Named>& named, ThreadPool& pool,
     return PackedProduct{interleaved.get(), y.data(), stride, p.accumulate, p.bias ? bias.data() : nullptr};
   };
   std::vector<float> oracle, together;
-  kPackedPortable.multiply(product(oracle), activations, 0, interleaved->tiles());
+  const WeightStream stream{interleaved->end(), interleaved->end(), activations.panels() == 1};
+  kPackedPortable.multiply(product(oracle), activations, 0, interleaved->tiles(), stream);
   const PackedProduct all[] = {product(together)};
-  multiplyPacked(pool, p.tokens, x.data(), p.cols, all, activations);
+  multiplyPacked(pool, p.tokens, x.data(), p.cols, all, activations, all);
   std::vector<std::vector<float>> outputs(named.size());
   for (size_t k = 0; k < named.size(); ++k)
-    named[k].kernels->multiply(product(outputs[k]), activations, 0, interleaved->tiles());
+    named[k].kernels->multiply(product(outputs[k]), activations, 0, interleaved->tiles(), stream);
 
   std::vector<size_t> order(cut.count());
   std::iota(order.begin(), order.end(), size_t(0));
