@@ -476,7 +476,7 @@ void multiply(const PackedProduct& product, const PackedActivations& x, size_t f
     }
     for (size_t b = 0; b < batches; ++b)
       multiplyBatch(kKernels, product, x, tile, b * x.panels() / batches, (b + 1) * x.panels() / batches,
-                    stream);
+                    kept);
   }
 }
 

@@ -44,7 +44,8 @@ Status DecoderModel::prepare(ThreadPool& pool, const CancelFlag& cancelled) cons
   return Status::success();
 }
 
-// The layers of a call that are multiplied at once, in integers: those cut like the first of them.
+// Of every call, the layers that applyLinears multiplies at once, in integers: those cut like the first of
+// them. The head is followed by the first block, of the next token.
 NextProducts DecoderModel::orderCalls() const {
   std::vector<std::vector<const Linear*>> calls;
   for (const auto& block : parts_.blocks)
