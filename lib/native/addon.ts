@@ -415,7 +415,10 @@ export interface PackedProduct {
 export interface PackedCase {
   /** y += x · Wᵀ (+ bias). */
   accumulate?: boolean
-  /** This many copies of every matrix take turns, repeat after repeat: more than fit a cache are found cold. */
+  /**
+   * This many copies of every matrix take turns, repeat after repeat: more than fit a cache are found cold. A product is
+   * told which copies come next, as a model tells which layers.
+   */
   copies?: number
   repeats?: number
 }
