@@ -86,7 +86,7 @@ struct ProductLoop {
   }
 
   /// The end of a thread's own share is followed by its share of the next loop. Anything else goes straight
-  /// on in memory, where a model's next matrix mostly lies.
+  /// on in memory.
   WeightStream stream(const ProductTasks::Task& task, size_t index, size_t thread) const {
     const InterleavedMatrix& matrix = task.matrix();
     WeightStream stream{matrix.end(), matrix.end(), activations.panels() == 1};

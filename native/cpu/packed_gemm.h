@@ -22,9 +22,9 @@ struct PackedProduct {
 /// Several matrices on one input x [tokens, cols], row stride xStride, in one parallel loop for every four;
 /// all must be cut alike (same columns and group size), and no y may lie in x. `activations` is memory,
 /// reused from call to call. The bits of y depend neither on the threads nor, for a token, on the other
-/// tokens; AVX2, AVX-512 and NEON give the same. At the end of its
-/// share every thread asks for the beginning of its share of `next`, the products of the call that is
-/// expected after this one; only their matrices are looked at.
+/// tokens; AVX2, AVX-512 and NEON give the same. At the end of its share every thread asks for the beginning
+/// of its share of `next`, the products of the call that is expected after this one; only their matrices are
+/// looked at.
 void multiplyPacked(ThreadPool& pool, size_t tokens, const float* x, size_t xStride,
                     std::span<const PackedProduct> products, PackedActivations& activations,
                     std::span<const PackedProduct> next = {});

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/packed_gemm.h"
+#include "cpu/weight_prefetch.h"
 
 namespace slim {
 

@@ -20,9 +20,10 @@ struct WeightStream {
 /// Called before a kernel reads [from, from + bytes): once for a tile's scales and offsets, then for the
 /// codes of each segment. Asks for what the thread reads kPrefetchBytes later. Past the end that is for the
 /// next loop, and comes from memory while the threads wait for each other: 576×1536 with two threads is read
-/// some 5 % faster. Weights that are read `once` in a product do not stay in the second- and third-level
-/// caches, as far as the processor takes the hint: from memory cheaper by 3 to 6 %, as fast where a model's
-/// weights fit the second level, up to 10 % slower where they nearly fill the third.
+/// some 5 % faster. It stays in the caches, as other work may come before that loop. Weights that are read
+/// `once` in a product do not stay in the second- and third-level caches, as far as the processor takes the
+/// hint: from memory cheaper by 3 to 6 %, as fast where a model's weights fit the second level, up to 10 %
+/// slower where they nearly fill the third.
 ///
 /// One instruction that goes straight through memory for codes of all widths: the hardware's prefetcher seems
 /// to follow it. On a Zen 5 two threads read 4096×11008 in the 2-bit mix at 97 % of the plain read; unrolled,

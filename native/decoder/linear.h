@@ -67,11 +67,11 @@ struct LinearOutput {
   bool accumulate = false;
 };
 
-/// By the first layer that a call of applyLinears multiplies in integers: the matrices of the next call,
-/// which come from memory in good time then.
+/// By the first layer that a call of applyLinears multiplies in integers: the matrices of the next call (and
+/// nothing else of its products), which come from memory in good time then.
 using NextProducts = std::unordered_map<const Linear*, std::vector<PackedProduct>>;
 
-/// Memory of inputs in int8.
+/// Memory of inputs in int8, and what is multiplied after them.
 struct IntegerInput {
   PackedActivations activations;
   FloatBuffer parts, products;           // of split inputs
